@@ -1,0 +1,169 @@
+"""Statistics of a linear layer's inputs: small objects, updated batch by batch and merged across workers.
+
+`InputNorm` keeps the squared norm of each input feature (Wanda's ||x_j||), `Gram` the second-moment matrix
+sum_t x_t x_t^T (the H of SparseGPT and GPTQ up to a factor), `AbsMax` the largest magnitude of each input.
+Updating in any split of the tokens, or in parts that are merged, gives the same statistic to float tolerance.
+
+A Gram matrix holds the norms on its diagonal, so a chain such as wanda + gptq needs one statistic only:
+`serves(Gram, InputNorm)` is true, and both have `norms()`.
+
+T tokens, I input features.
+Not here: hooks and the forward pass (calibration/observe.py).
+"""
+
+from collections.abc import Iterable
+from typing import Protocol, Self, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from gossamer.errors import CalibrationError
+
+TOKENS_PER_BLOCK = 4096
+"""Tokens multiplied at once: partial sums stay short, so float32 accumulation stays accurate."""
+
+
+@runtime_checkable
+class Statistic(Protocol):
+    """What the pipeline needs to know of a statistic."""
+
+    num_inputs: int
+    num_tokens: int
+
+    def update(self, x_TI: Tensor) -> None:
+        """Take in the inputs of some tokens; leading dimensions other than the last are all tokens."""
+
+    def merge(self, other: Self) -> None:
+        """Take in what another object of the same class has seen."""
+
+    def value(self) -> Tensor:
+        """Return the statistic over all tokens seen; CalibrationError if there were none."""
+
+
+class InputNorm:
+    """Squared norm of each input feature (Wanda, arXiv 2306.11695, eq. 1: ||X_j||_2)."""
+
+    def __init__(self, num_inputs: int) -> None:
+        self.num_inputs = num_inputs
+        self.num_tokens = 0
+        self.sum_I = torch.zeros(num_inputs, dtype=torch.float64)
+
+    def update(self, x_TI: Tensor) -> None:
+        x_TI = _checked(x_TI, self.num_inputs)
+        for x_tI in x_TI.split(TOKENS_PER_BLOCK):
+            self.sum_I += x_tI.square().sum(0)
+        self.num_tokens += x_TI.shape[0]
+
+    def merge(self, other: Self) -> None:
+        assert other.num_inputs == self.num_inputs
+        self.sum_I += other.sum_I
+        self.num_tokens += other.num_tokens
+
+    def mean_square(self) -> Tensor:
+        """Return mean_t x_tj^2 as float32 [I]."""
+        _require_tokens(self.num_tokens)
+        return (self.sum_I / self.num_tokens).float()
+
+    def norms(self) -> Tensor:
+        """Return the root mean square of each input, float32 [I]: the l2 norm over sqrt(T), same ranking."""
+        return self.mean_square().sqrt()
+
+    def value(self) -> Tensor:
+        """Return `norms()`."""
+        return self.norms()
+
+
+class Gram:
+    """Second-moment matrix of the inputs, sum_t x_t x_t^T, accumulated in float32."""
+
+    def __init__(self, num_inputs: int) -> None:
+        self.num_inputs = num_inputs
+        self.num_tokens = 0
+        self.sum_II = torch.zeros(num_inputs, num_inputs)
+
+    def update(self, x_TI: Tensor) -> None:
+        x_TI = _checked(x_TI, self.num_inputs)
+        for x_tI in x_TI.split(TOKENS_PER_BLOCK):
+            self.sum_II.addmm_(x_tI.T, x_tI)
+        self.num_tokens += x_TI.shape[0]
+
+    def merge(self, other: Self) -> None:
+        assert other.num_inputs == self.num_inputs
+        self.sum_II += other.sum_II
+        self.num_tokens += other.num_tokens
+
+    def mean_square(self) -> Tensor:
+        """Return the diagonal of `value()`: mean_t x_tj^2, float32 [I]."""
+        _require_tokens(self.num_tokens)
+        return self.sum_II.diagonal() / self.num_tokens
+
+    def norms(self) -> Tensor:
+        """Return what `InputNorm.norms` would: the root mean square of each input, float32 [I]."""
+        return self.mean_square().sqrt()
+
+    def value(self) -> Tensor:
+        """Return mean_t x_t x_t^T, float32 [I, I], symmetric."""
+        _require_tokens(self.num_tokens)
+        mean_II = self.sum_II / self.num_tokens
+        return (mean_II + mean_II.T) * 0.5
+
+
+class AbsMax:
+    """Largest magnitude of each input feature."""
+
+    def __init__(self, num_inputs: int) -> None:
+        self.num_inputs = num_inputs
+        self.num_tokens = 0
+        self.maximum_I = torch.zeros(num_inputs)
+
+    def update(self, x_TI: Tensor) -> None:
+        x_TI = _checked(x_TI, self.num_inputs)
+        if x_TI.shape[0]:
+            self.maximum_I = torch.maximum(self.maximum_I, x_TI.abs().amax(0))
+        self.num_tokens += x_TI.shape[0]
+
+    def merge(self, other: Self) -> None:
+        assert other.num_inputs == self.num_inputs
+        self.maximum_I = torch.maximum(self.maximum_I, other.maximum_I)
+        self.num_tokens += other.num_tokens
+
+    def value(self) -> Tensor:
+        """Return max_t |x_tj|, float32 [I]."""
+        _require_tokens(self.num_tokens)
+        return self.maximum_I.clone()
+
+
+def serves(collected: type[Statistic], needed: type[Statistic]) -> bool:
+    """Return whether a method that needs one statistic can use another: a Gram matrix holds the norms."""
+    return collected is needed or (collected is Gram and needed is InputNorm)
+
+
+def to_collect(needed: Iterable[type[Statistic] | None]) -> list[type[Statistic]]:
+    """Return the fewest statistics that serve every need of a layer's steps, in the order first needed."""
+    distinct = list(dict.fromkeys(need for need in needed if need is not None))
+    return [
+        need for need in distinct if not any(other is not need and serves(other, need) for other in distinct)
+    ]
+
+
+def _checked(x_TI: Tensor, num_inputs: int) -> Tensor:
+    """Return the inputs as float32 [T, I]; CalibrationError if any token holds NaN or infinity."""
+    assert x_TI.shape[-1] == num_inputs, f"{x_TI.shape[-1]} inputs given to a statistic of {num_inputs}"
+    x_TI = x_TI.detach().reshape(-1, num_inputs).float()
+    if not bool(torch.isfinite(x_TI.sum())):  # one cheap pass; look closer only when it looks wrong
+        bad_T = ~torch.isfinite(x_TI).all(dim=1)
+        if bool(bad_T.any()):
+            raise CalibrationError(
+                f"the calibration inputs hold NaN or infinite values in {int(bad_T.sum())} of {x_TI.shape[0]}"
+                f" tokens (the first is token {int(bad_T.nonzero()[0])}); finite numbers were expected. Check"
+                " the parent model's weights, or whether an earlier step broke the layers before this one."
+            )
+    return x_TI
+
+
+def _require_tokens(num_tokens: int) -> None:
+    if num_tokens == 0:
+        raise CalibrationError(
+            "no calibration token reached this layer, at least one was expected. Give more or longer samples,"
+            " or leave the layer out of the recipe (for example an expert that is never chosen)."
+        )
