@@ -1,0 +1,123 @@
+"""Samples for calibration: seeded windows of a text, or text that the model itself writes.
+
+The second way needs no data: Liu et al. 2023, "LLM-QAT" (arXiv 2305.17888), section 3.1, samples from the
+model's own distribution. Here every sample starts from the beginning-of-sequence token and is drawn at
+temperature 1.
+
+Shapes: N samples, L tokens in a sample, T tokens of the stream, V entries of the vocabulary.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.data.tokens import TokenStream
+from gossamer.errors import DataError, UsageError
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) -> Tensor:
+    """Return ids_NL (int64): `num_samples` windows of the stream at random places that do not overlap.
+
+    The stream is cut into windows behind a random offset, of which a random choice is taken in random order;
+    the same stream and seed always give the same samples.
+
+    Raises DataError when the text is too short, UsageError for a number or length below 1.
+    """
+    _check_counts(num_samples, length)
+    num_tokens = len(stream)
+    if num_tokens < num_samples * length:
+        raise DataError(
+            f"{stream.name}: {num_samples} samples of {length} tokens need {num_samples * length:,} tokens, "
+            f"the text has {num_tokens:,}. Give more text, or take at most {num_tokens // length} samples of this length."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    num_slots = num_tokens // length
+    offset = int(torch.randint(num_tokens - num_slots * length + 1, (1,), generator=generator))
+    slot_N = torch.randperm(num_slots, generator=generator)[:num_samples]
+    return stream.ids_T[offset:].unfold(0, length, length)[slot_N].clone()
+
+
+def _check_counts(num_samples: int, length: int) -> None:
+    if num_samples < 1 or length < 1:
+        raise UsageError(
+            f"samples: expected at least 1 sample of at least 1 token, got {num_samples} of {length}."
+        )
+
+
+def fingerprint(source: str, ids: Tensor, settings: Mapping[str, object] | None = None) -> str:
+    """Return the SHA-256 (64 hexadecimal digits) of where the tokens come from, the settings, their shape and
+    values."""
+    header = json.dumps(
+        {"source": source, "shape": list(ids.shape), "settings": dict(settings or {})}, sort_keys=True
+    )
+    digest = hashlib.sha256(header.encode())
+    digest.update(ids.to(torch.int64).contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.inference_mode()
+def self_samples(
+    model: Any,
+    tokenizer: Any,
+    num_samples: int,
+    length: int,
+    seed: int = 0,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Return ids_NL (int64) that a causal transformers model draws from its own distribution at temperature
+    1.
+
+    Every sample opens with the beginning-of-sequence token (or the end-of-sequence token where there is
+    none). The same model, seed and batch size always give the same samples. `progress` counts tokens of all
+    samples.
+
+    Raises DataError when the model has no start token, no room for `length` tokens, or gives NaN.
+    """
+    _check_counts(num_samples, length)
+    start = _start_token(model, tokenizer)
+    room = getattr(model.config, "max_position_embeddings", None)
+    if room is not None and length > room:
+        raise DataError(f"samples from the model: {length} tokens asked, the model has positions for {room}.")
+    generator = torch.Generator().manual_seed(seed)
+    batches: list[Tensor] = []
+    for first in range(0, num_samples, batch_size):
+        size = min(batch_size, num_samples - first)
+        ids_NL = torch.full((size, length), start, dtype=torch.int64)
+        cache = None
+        for position in range(1, length):
+            output = model(
+                input_ids=ids_NL[:, position - 1 : position], past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            logits_NV = output.logits[:, -1].float()
+            if not torch.isfinite(logits_NV.amax(dim=-1)).all():
+                raise DataError(
+                    "samples from the model: it gives NaN or infinite logits. Give calibration text instead."
+                )
+            ids_NL[:, position] = torch.multinomial(logits_NV.softmax(-1), 1, generator=generator)[:, 0]
+            if progress is not None:
+                progress(first * (length - 1) + size * position, num_samples * (length - 1))
+        batches.append(ids_NL)
+    return torch.cat(batches)
+
+
+def _start_token(model: Any, tokenizer: Any) -> int:
+    for owner in (tokenizer, model.config):
+        for name in ("bos_token_id", "eos_token_id"):
+            token = getattr(owner, name, None)
+            if isinstance(token, list):
+                token = token[0] if token else None
+            if token is not None:
+                return int(token)
+    raise DataError(
+        "samples from the model: it has neither a beginning nor an end token. Give calibration text."
+    )
