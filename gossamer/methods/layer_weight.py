@@ -4,9 +4,12 @@ O output features, I input features.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
+import torch
 from torch import Tensor
 
+from gossamer.errors import CheckpointError, RecipeError
 from gossamer.formats.quantized import Quantized
 
 
@@ -23,3 +26,21 @@ class LayerWeight:
     mask_OI: Tensor | None = None
     """bool, True = kept; None = every weight is kept."""
     quantized: Quantized | None = None
+
+    def pruned(self, mask_OI: Tensor) -> Self:
+        """Return the layer with the weights outside the mask set to zero, and nothing else changed."""
+        return type(self)(weight_OI=self.weight_OI.masked_fill(~mask_OI, 0.0), mask_OI=mask_OI)
+
+    def require_changeable(self, method: str) -> None:
+        """Raise RecipeError if the layer is quantized already, CheckpointError if it is not finite."""
+        if self.quantized is not None:
+            raise RecipeError(
+                f"{method} was given a layer that an earlier step has quantized to {self.quantized.bits}"
+                " bits. Prune first, quantize last, and only once: reorder the steps or narrow their layers."
+            )
+        if not bool(torch.isfinite(self.weight_OI).all()):
+            bad = int((~torch.isfinite(self.weight_OI)).sum())
+            raise CheckpointError(
+                f"{method} was given a weight with {bad} NaN or infinite values of {self.weight_OI.numel()};"
+                " finite numbers were expected. The file is damaged or of a type that is not float."
+            )

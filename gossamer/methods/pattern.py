@@ -1,0 +1,205 @@
+"""Which weights may be pruned together: unstructured, row-balanced, N:M, blocks.
+
+A pattern turns scores (larger = keep, never negative) into a mask with an exact number of kept units:
+unstructured keeps round(density * O * I) weights, row-balanced round(density * I) in every row, N:M keeps
+n of every m consecutive inputs of a row (Mishra et al. 2021, arXiv 2104.08378), blocks keep round(density
+* cells) cells of r x c weights by their summed score. Equal scores are settled by position: the first one
+in memory order stays.
+
+O output features, I input features, R x N rows that are compared within, W windows, Y x X grid of block
+cells.
+Cost: one partial sort (numpy's introselect) of the scores.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from torch import Tensor
+
+from gossamer.errors import RecipeError
+
+MAX_WINDOW = 32
+MAX_BLOCK = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Unstructured:
+    """Any weight of the layer may go."""
+
+    def num_kept(self, num_rows: int, num_inputs: int, sparsity: float) -> int:
+        """Return how many weights of the layer stay."""
+        return round((1 - sparsity) * num_rows * num_inputs)
+
+    def keep(self, score_OI: Tensor, count: int, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI that keeps the `count` largest scores, only where `within_OI` is True."""
+        score_RN = _scores_within(score_OI, within_OI).reshape(1, -1)
+        return _largest(score_RN, count).view(score_OI.shape) & _all_or(within_OI)
+
+    def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI with a share of `sparsity` zeros, only where `within_OI` is True."""
+        return self.keep(score_OI, self.num_kept(score_OI.shape[0], score_OI.shape[1], sparsity), within_OI)
+
+    def __str__(self) -> str:
+        return "unstructured"
+
+
+@dataclass(frozen=True, slots=True)
+class RowBalanced:
+    """Every row keeps the same number of weights."""
+
+    def num_kept(self, num_rows: int, num_inputs: int, sparsity: float) -> int:
+        """Return how many weights of each row stay."""
+        return round((1 - sparsity) * num_inputs)
+
+    def keep(self, score_OI: Tensor, count: int, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI that keeps the `count` largest scores of each row, only within `within_OI`."""
+        return _largest(_scores_within(score_OI, within_OI), count) & _all_or(within_OI)
+
+    def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI with a share of `sparsity` zeros in each row, only where `within_OI` is True."""
+        return self.keep(score_OI, self.num_kept(score_OI.shape[0], score_OI.shape[1], sparsity), within_OI)
+
+    def __str__(self) -> str:
+        return "row"
+
+
+@dataclass(frozen=True, slots=True)
+class NM:
+    """n of every m consecutive inputs of a row stay; a last partial window keeps ceil(n/m * its length)."""
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n < self.m <= MAX_WINDOW:
+            raise RecipeError(
+                f"pattern {self.n}:{self.m}: N:M keeps N of every M consecutive inputs, so 1 <= N < M <="
+                f" {MAX_WINDOW} was expected. Use for example 2:4, 4:8, 8:16 or 4:16."
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros that the pattern implies."""
+        return 1 - self.n / self.m
+
+    def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI; `sparsity` must be what the pattern implies."""
+        assert abs(sparsity - self.sparsity) < 1e-6
+        num_rows, num_inputs = score_OI.shape
+        score_OI = _scores_within(score_OI, within_OI)
+        whole = num_inputs // self.m * self.m
+        parts = [_largest(score_OI[:, :whole].reshape(-1, self.m), self.n).view(num_rows, whole)]
+        if rest := num_inputs - whole:
+            parts.append(_largest(score_OI[:, whole:], -(-self.n * rest // self.m)))
+        return torch.cat(parts, dim=1) & _all_or(within_OI)
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Cells of rows x cols weights stay or go as one; cells at the right and lower edge may be smaller."""
+
+    rows: int
+    cols: int
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.rows <= MAX_BLOCK and 1 <= self.cols <= MAX_BLOCK):
+            raise RecipeError(
+                f"pattern block {self.rows}x{self.cols}: rows and columns from 1 to {MAX_BLOCK} were"
+                " expected. Use for example 'block 4x16' or 'block 16x16'."
+            )
+
+    def num_kept(self, num_rows: int, num_inputs: int, sparsity: float) -> int:
+        """Return how many cells stay."""
+        return round((1 - sparsity) * -(-num_rows // self.rows) * -(-num_inputs // self.cols))
+
+    def keep(self, score_OI: Tensor, count: int, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI that keeps the `count` cells of largest summed score, only within `within_OI`."""
+        num_rows, num_inputs = score_OI.shape
+        if within_OI is not None:
+            score_OI = score_OI * within_OI
+        padding = (0, -num_inputs % self.cols, 0, -num_rows % self.rows)
+        padded_OI = torch.nn.functional.pad(score_OI, padding)
+        grid = (padded_OI.shape[0] // self.rows, self.rows, padded_OI.shape[1] // self.cols, self.cols)
+        score_YX = padded_OI.view(grid).sum(dim=(1, 3))
+        keep_YX = _largest(score_YX.reshape(1, -1), count).view(score_YX.shape)
+        mask_OI = keep_YX[:, None, :, None].expand(grid).reshape(padded_OI.shape)
+        return mask_OI[:num_rows, :num_inputs] & _all_or(within_OI)
+
+    def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI with a share of `sparsity` of the cells zero, only where `within_OI` is True."""
+        return self.keep(score_OI, self.num_kept(score_OI.shape[0], score_OI.shape[1], sparsity), within_OI)
+
+    def __str__(self) -> str:
+        return f"block {self.rows}x{self.cols}"
+
+
+Pattern = Unstructured | RowBalanced | NM | Block
+
+
+def parse_pattern(text: str) -> Pattern:
+    """Return the pattern that `text` names, the inverse of `str`; RecipeError with examples if none."""
+    words = text.strip().lower()
+    if words == "unstructured":
+        return Unstructured()
+    if words == "row":
+        return RowBalanced()
+    if found := re.fullmatch(r"([0-9]{1,9})\s*:\s*([0-9]{1,9})", words):
+        return NM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"block\s+([0-9]{1,9})\s*x\s*([0-9]{1,9})", words):
+        return Block(int(found[1]), int(found[2]))
+    raise RecipeError(
+        f"pattern {text!r} is not known. Expected 'unstructured', 'row' (the same number kept in each row),"
+        " N:M such as '2:4' or '8:16' (8 of every 16 inputs kept), or 'block 4x16' (rows x columns)."
+        " In YAML put quotes around N:M."
+    )
+
+
+def _validate(value: Any) -> Pattern:
+    if isinstance(value, Pattern):
+        return value
+    try:
+        return parse_pattern(str(value))
+    except RecipeError as error:
+        raise ValueError(str(error)) from error  # pydantic adds the place in the recipe
+
+
+PatternField = Annotated[
+    Pattern,
+    PlainValidator(_validate),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["unstructured", "row", "2:4", "8:16", "block 4x16"]}),
+]
+"""A pattern as a field of settings: text in the recipe, an object in the program."""
+
+
+def _scores_within(score_OI: Tensor, within_OI: Tensor | None) -> Tensor:
+    """Return the scores with -1, less than any score, where a weight is pruned already."""
+    return score_OI if within_OI is None else score_OI.masked_fill(~within_OI, -1.0)
+
+
+def _all_or(within_OI: Tensor | None) -> Tensor:
+    return torch.tensor(True) if within_OI is None else within_OI
+
+
+def _largest(score_RN: Tensor, count: int) -> Tensor:
+    """Return mask_RN that keeps the `count` largest scores of each row; of equals, the first ones."""
+    num_rows, width = score_RN.shape
+    if count <= 0 or width == 0:
+        return torch.zeros(num_rows, width, dtype=torch.bool)
+    if count >= width:
+        return torch.ones(num_rows, width, dtype=torch.bool)
+    ordered_RN = np.partition(score_RN.float().numpy(), width - count, axis=1)
+    smallest_R1 = torch.from_numpy(ordered_RN[:, width - count, None].copy())  # the smallest score that stays
+    above_RN = score_RN > smallest_R1
+    missing_R1 = count - above_RN.sum(dim=1, keepdim=True)
+    equal_RN = score_RN == smallest_R1
+    if bool((equal_RN.sum(dim=1, keepdim=True) > missing_R1).any()):
+        equal_RN &= equal_RN.cumsum(dim=1, dtype=torch.int32) <= missing_R1
+    return above_RN | equal_RN

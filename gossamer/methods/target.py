@@ -1,0 +1,37 @@
+"""How much to prune and in which pattern: the settings that the pruning methods share."""
+
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from gossamer.methods.pattern import NM, PatternField, Unstructured
+
+
+class PruneTarget(BaseModel):
+    """Sparsity and pattern. For N:M the pattern implies the sparsity, which may then be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    sparsity: float | None = Field(default=None, ge=0.0, lt=1.0, allow_inf_nan=False)
+    """Share of the layer's weights that are zero afterwards, 0 <= sparsity < 1; 0.5 when left out, for N:M
+    what the pattern implies."""
+    pattern: PatternField = Unstructured()
+    """unstructured, row, N:M such as "2:4" or "8:16", or "block 4x16"."""
+
+    @model_validator(mode="after")
+    def _sparsity_agrees_with_pattern(self) -> Self:
+        if isinstance(self.pattern, NM) and self.sparsity is not None:
+            implied = self.pattern.sparsity
+            if abs(self.sparsity - implied) > 1e-6:
+                raise ValueError(
+                    f"pattern {self.pattern} implies sparsity {implied:g}, but sparsity {self.sparsity:g} was"
+                    f" given. Leave sparsity out, set it to {implied:g}, or choose another pattern."
+                )
+        return self
+
+    @property
+    def share(self) -> float:
+        """The sparsity to reach."""
+        if self.sparsity is not None:
+            return self.sparsity
+        return self.pattern.sparsity if isinstance(self.pattern, NM) else 0.5
