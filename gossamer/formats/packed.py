@@ -1,0 +1,92 @@
+"""The table of formats and the way back from a declaration and tensors. Nothing is inferred: `meta["format"]`
+decides.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from gossamer.formats.bitmask import BitmaskWeight
+from gossamer.formats.block import BlockWeight
+from gossamer.formats.checks import Meta, Specs, read_choice
+from gossamer.formats.dense import DenseWeight
+from gossamer.formats.integer import IntegerWeight
+from gossamer.formats.nm import NmWeight
+from gossamer.formats.sparse import CooWeight, CscWeight, CsrWeight
+from gossamer.formats.stored import StoredWeight
+
+
+class PackedWeight(Protocol):
+    """A weight [O output features, I input features] in a declared format. T tokens."""
+
+    format: ClassVar[str]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors together."""
+
+    def meta(self) -> dict[str, Any]:
+        """Return the declaration, ready for JSON: everything that is needed besides the tensors."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name; `tensor_specs(meta)` gives their types and shapes."""
+
+    def unpack(self) -> Tensor:
+        """Return weight_OI in float32, exactly what the bytes mean."""
+
+    def mask(self) -> Tensor:
+        """Return mask_OI (bool), True where a weight is kept, exactly as it was packed."""
+
+    def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
+        """Return y_TO = x W^T in float32; activations `int8` rounds x for integer weights."""
+
+    def to_scipy(self) -> Any:
+        """Return the kept weights as a float32 scipy.sparse.csr_array."""
+
+
+FORMATS: dict[str, type[StoredWeight]] = {
+    "dense": DenseWeight,
+    "integer": IntegerWeight,
+    "bitmask": BitmaskWeight,
+    "nm": NmWeight,
+    "block": BlockWeight,
+    "coo": CooWeight,
+    "csr": CsrWeight,
+    "csc": CscWeight,
+}
+
+
+def from_tensors(meta: Meta, tensors: Mapping[str, Tensor]) -> PackedWeight:
+    """Return the packed weight. Raise FormatError when anything contradicts the declaration."""
+    return _format(meta).from_tensors(meta, tensors)
+
+
+def tensor_specs(meta: Meta) -> Specs:
+    """Return {tensor name: (dtype, shape)}, what a loader has to allocate.
+
+    Raise FormatError on a bad declaration.
+    """
+    return _format(meta).tensor_specs(meta)
+
+
+def expected_bytes(meta: Meta) -> int:
+    """Return the exact size of a weight so declared."""
+    return _format(meta).expected_bytes(meta)
+
+
+def empty_tensors(meta: Meta, device: torch.device | str | None = None) -> dict[str, Tensor]:
+    """Return uninitialised tensors to be filled by a loader."""
+    return {
+        name: torch.empty(shape, dtype=dtype, device=device)
+        for name, (dtype, shape) in tensor_specs(meta).items()
+    }
+
+
+def _format(meta: Meta) -> type[StoredWeight]:
+    return FORMATS[read_choice(meta, "format", FORMATS)]

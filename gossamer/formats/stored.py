@@ -1,0 +1,189 @@
+"""What all packed weights have in common: a declaration, tensors, bytes, a product.
+
+O output features, I input features, T tokens.
+"""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from gossamer.errors import FormatError
+from gossamer.formats.checks import Meta, Specs, check_tensors, fail
+from gossamer.kernels import reference
+
+logger = logging.getLogger(__name__)
+
+Operator = Callable[[Tensor, str], Tensor]
+"""(x_TI float32, activations) -> y_TO float32."""
+
+ACTIVATIONS = ("float", "int8")
+
+
+class StoredWeight(ABC):
+    """A weight as tensors plus the declaration that says what their bytes mean.
+
+    Subclasses are the formats.
+    """
+
+    format: ClassVar[str]
+
+    def __init__(self, meta: dict[str, Any], tensors: dict[str, Tensor]):
+        self._meta = meta
+        self._tensors = tensors
+        self._operator: Operator | None = None
+
+    @classmethod
+    def from_tensors(cls, meta: Meta, tensors: Mapping[str, Tensor]) -> Self:
+        """Return the packed weight after checking everything; FormatError when tensors and declaration
+        disagree.
+        """
+        check_tensors(cls.format, cls.tensor_specs(meta), tensors)
+        weight = cls(dict(meta), {name: tensor.contiguous() for name, tensor in tensors.items()})
+        weight.check()
+        return weight
+
+    @classmethod
+    @abstractmethod
+    def tensor_specs(cls, meta: Meta) -> Specs:
+        """Return {tensor name: (dtype, shape)}; FormatError when the declaration cannot be meant."""
+
+    @classmethod
+    def expected_bytes(cls, meta: Meta) -> int:
+        """Return the exact size that a weight so declared has."""
+        return sum(dtype.itemsize * _product(shape) for dtype, shape in cls.tensor_specs(meta).values())
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raise FormatError when the contents of the tensors contradict the declaration."""
+
+    @abstractmethod
+    def unpack(self) -> Tensor:
+        """Return weight_OI in float32."""
+
+    @abstractmethod
+    def mask(self) -> Tensor:
+        """Return mask_OI (bool): True where a weight is kept, even if its value is 0."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(O, I)."""
+        num_outputs, num_inputs = self._meta["shape"]
+        return num_outputs, num_inputs
+
+    def meta(self) -> dict[str, Any]:
+        """Return the declaration, ready for JSON."""
+        return dict(self._meta)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(self._tensors)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
+
+    def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
+        """Return y_TO = x W^T in float32; `int8` rounds the inputs of integer weights as the fast kernels
+        do.
+        """
+        if activations not in ACTIVATIONS:
+            raise FormatError(f"activations: expected one of {', '.join(ACTIVATIONS)}, got {activations!r}")
+        if x_TI.ndim != 2 or x_TI.shape[1] != self.shape[1]:
+            raise FormatError(f"x: expected [tokens, {self.shape[1]}], got {list(x_TI.shape)}")
+        if self._operator is None:
+            self._operator = build_operator(self._meta, self._tensors)
+        return self._operator(x_TI.to(torch.float32).contiguous(), activations)
+
+    def to_scipy(self) -> scipy.sparse.csr_array:
+        """Return the kept weights (kept zeros included) as a float32 CSR array."""
+        rows, columns = (index.cpu().numpy() for index in torch.nonzero(self.mask(), as_tuple=True))
+        values = self.unpack().cpu().numpy()[rows, columns]
+        return scipy.sparse.coo_array((values, (rows, columns)), shape=self.shape).tocsr()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._meta}, {self.num_bytes} bytes)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_operator": None}
+
+
+def build_operator(meta: Meta, tensors: Mapping[str, Tensor]) -> Operator:
+    """Return the fastest available product for tensors that have been checked.
+
+    Native code where it was built and knows the format, else the reference in plain torch (said once in the
+    log).
+    """
+    native = _native_operator(meta, tensors)
+    if native is not None:
+        return native
+    matmul = reference.MATMUL[meta["format"]]
+
+    def operator(x_TI: Tensor, activations: str) -> Tensor:
+        return matmul(meta, tensors, x_TI, activations)
+
+    return operator
+
+
+def _native_operator(meta: Meta, tensors: Mapping[str, Tensor]) -> Operator | None:
+    if meta["format"] not in ("integer", "bitmask", "nm") or any(
+        t.device.type != "cpu" for t in tensors.values()
+    ):
+        return None
+    try:
+        from gossamer.kernels import cpu
+    except ImportError as error:
+        _say_once(f"native kernels are not available ({error}); using the slow reference in plain torch")
+        return None
+    matrix = getattr(cpu, meta["format"])(dict(meta), dict(tensors))
+    if matrix is None:
+        _say_once(f"no native kernel for {_describe(meta)}; using the slow reference in plain torch")
+        return None
+    operator: Operator = matrix.matmul
+    return operator
+
+
+_said: set[str] = set()
+
+
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        logger.warning(message)
+
+
+def _describe(meta: Meta) -> str:
+    return " ".join(f"{key}={meta[key]}" for key in ("format", "values", "bits", "group_size") if key in meta)
+
+
+def _product(shape: tuple[int, ...]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def require_matrix(name: str, matrix: Tensor) -> None:
+    """Raise FormatError unless this is a non-empty matrix of finite numbers."""
+    if matrix.ndim != 2 or 0 in matrix.shape:
+        fail(f"{name}: shape", "a matrix with at least one row and one column", list(matrix.shape))
+    if not bool(torch.isfinite(matrix).all()):
+        fail(f"{name}: values", "finite numbers", "NaN or infinity")
+
+
+def round_values(weight_OI: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weight in the float type it is stored in; FormatError when a weight does not fit."""
+    require_matrix("weight", weight_OI)
+    rounded = weight_OI.to(dtype)
+    if not bool(torch.isfinite(rounded).all()):
+        largest = float(weight_OI.abs().max())
+        raise FormatError(f"weight: {largest:g} does not fit in {dtype}. Use bfloat16 or float32.")
+    return rounded
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name that a declaration gives to a float type."""
+    return str(dtype).removeprefix("torch.")
