@@ -35,7 +35,8 @@ def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) ->
     if num_tokens < num_samples * length:
         raise DataError(
             f"{stream.name}: {num_samples} samples of {length} tokens need {num_samples * length:,} tokens, "
-            f"the text has {num_tokens:,}. Give more text, or take at most {num_tokens // length} samples of this length."
+            f"the text has {num_tokens:,}. Give more text, or take at most "
+            f"{num_tokens // length} samples of this length."
         )
     generator = torch.Generator().manual_seed(seed)
     num_slots = num_tokens // length

@@ -140,7 +140,7 @@ def _read_file(path: Path, name: str) -> Iterator[Document]:
 def _opened(path: Path, compression: str) -> io.BufferedReader:
     """A buffered stream of the decompressed bytes."""
     if compression == ".gz":
-        return io.BufferedReader(gzip.open(path, "rb"))  # type: ignore[arg-type]
+        return io.BufferedReader(gzip.open(path, "rb"))
     if compression == ".bz2":
         return io.BufferedReader(bz2.open(path, "rb"))
     if compression == ".xz":
