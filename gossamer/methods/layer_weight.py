@@ -3,7 +3,7 @@
 O output features, I input features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -30,6 +30,20 @@ class LayerWeight:
     def pruned(self, mask_OI: Tensor) -> Self:
         """Return the layer with the weights outside the mask set to zero, and nothing else changed."""
         return type(self)(weight_OI=self.weight_OI.masked_fill(~mask_OI, 0.0), mask_OI=mask_OI)
+
+    def with_codes(self, quantized: Quantized) -> Self:
+        """Return the layer with the values of its codes; pruned weights stay zero and get the code of zero.
+
+        An asymmetric grid need not have a code for zero; there pruned weights get code 0, and the mask
+        decides.
+        """
+        weight_OI = quantized.dequantize()
+        if self.mask_OI is not None:
+            pruned_OI = ~self.mask_OI
+            weight_OI.masked_fill_(pruned_OI, 0.0)
+            code = 2 ** (quantized.bits - 1) if quantized.symmetric else 0
+            quantized = replace(quantized, codes_OI=quantized.codes_OI.masked_fill(pruned_OI, code))
+        return type(self)(weight_OI=weight_OI, mask_OI=self.mask_OI, quantized=quantized)
 
     def require_changeable(self, method: str) -> None:
         """Raise RecipeError if the layer is quantized already, CheckpointError if it is not finite."""

@@ -1,0 +1,104 @@
+"""GPTQ: quantize with optimal updates of the weights not yet quantized (Frantar et al. 2022, arXiv
+2210.17323).
+
+Inputs are rounded from the first to the last, all rows at once (algorithm 1); the error of each is
+compensated by the inputs after it (eq. 2, in the Cholesky form of section 3). The scales of a group are
+fitted when its first input is reached, on weights already updated. Pruned weights are fixed to zero like a
+quantized value, so that what feedback would put there goes on to the kept ones ("joint" of SparseGPT,
+arXiv 2301.00774, section 3.5, on a mask given before); scales see kept weights only.
+
+`act_order` fixes the inputs of largest norm first. Groups remain runs of consecutive inputs, so all scales
+are then fitted at the start ("static groups" of the published code), and no order needs to be stored.
+
+Shapes: O output features, I input features, G groups, W inputs of a window (a group, or all).
+Cost:   O * I^2 multiply-adds, a Cholesky factor of I x I, and the fitting of methods/grid.py.
+"""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gossamer.calibration.statistics import Gram, Statistic
+from gossamer.formats.quantized import Quantized
+from gossamer.methods.feedback import Decide, fix_inputs
+from gossamer.methods.grid import Grid, fit, fit_groups, nonzero
+from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.linear_algebra import inverse_factor
+
+
+class GPTQ(Grid):
+    """Settings of GPTQ."""
+
+    needs: ClassVar[type[Statistic] | None] = Gram
+
+    damping: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
+    act_order: bool = False
+    """Quantize the inputs of largest norm first, with all scales fitted at the start."""
+
+
+def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes: list[str]) -> LayerWeight:
+    """Return the layer rounded to its codes, pruned weights still zero.
+
+    RecipeError if the layer is quantized already or the group size does not divide its inputs,
+    CalibrationError if the Gram matrix cannot be used. Dead inputs are rounded to nearest.
+    """
+    assert isinstance(statistic, Gram), "gptq needs Gram"
+    layer.require_changeable("gptq")
+    settings.size_for(layer.weight_OI.shape[1])
+    gram_II = statistic.value()
+    order_I = torch.arange(gram_II.shape[0])
+    if settings.act_order:
+        order_I = gram_II.diagonal().argsort(descending=True, stable=True)
+    factor = inverse_factor(gram_II[order_I][:, order_I], settings.damping, notes)
+    return layer.with_codes(_quantize(layer, settings, factor.upper_II, order_I))
+
+
+def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Tensor) -> Quantized:
+    """Run the loop over the inputs in the given order."""
+    num_rows, num_inputs = layer.weight_OI.shape
+    size = settings.size_for(num_inputs)
+    half = 2 ** (settings.bits - 1) if settings.symmetric else 0
+    lowest, highest = -half, 2**settings.bits - 1 - half
+    weight_IO = layer.weight_OI.T[order_I]
+    kept_IO = None if layer.mask_OI is None else layer.mask_OI.T[order_I].float()
+    code_IO = torch.empty(num_inputs, num_rows)
+    value_O = torch.empty(num_rows)
+    scale_GO = torch.empty(num_inputs // size, num_rows)
+    minimum_GO = torch.zeros_like(scale_GO)
+    if settings.act_order:
+        scale_OG, minimum_OG = fit_groups(layer.weight_OI, settings, mask_OI=layer.mask_OI)
+        scale_GO.copy_(scale_OG.T)
+        if minimum_OG is not None:
+            minimum_GO.copy_(minimum_OG.T)
+    group_I = (order_I // size).tolist()
+    inverse_diagonal_I = (1 / upper_II.diagonal()).tolist()
+
+    def begin_window(start: int, stop: int) -> Decide:
+        if not settings.act_order:
+            mask_Og = None if layer.mask_OI is None else layer.mask_OI[:, start:stop]
+            scale_O, minimum_O = fit(weight_IO[start:stop].T.contiguous(), settings, None, mask_Og)
+            scale_GO[start // size] = scale_O
+            if minimum_O is not None:
+                minimum_GO[start // size] = minimum_O
+        divisor_GO = nonzero(scale_GO)
+
+        def decide(index: int, weight_O: Tensor, error_O: Tensor) -> None:
+            group, code_O = group_I[index], code_IO[index]
+            torch.sub(weight_O, minimum_GO[group], out=code_O)
+            code_O.div_(divisor_GO[group]).round_().clamp_(lowest, highest)
+            torch.mul(code_O, scale_GO[group], out=value_O).add_(minimum_GO[group])
+            if kept_IO is not None:
+                value_O.mul_(kept_IO[index])
+            torch.sub(weight_O, value_O, out=error_O).mul_(inverse_diagonal_I[index])
+            weight_O.copy_(value_O)
+
+        return decide
+
+    fix_inputs(weight_IO, upper_II, num_inputs if settings.act_order else size, begin_window)
+    codes_OI = torch.empty(num_rows, num_inputs, dtype=torch.uint8)
+    codes_OI[:, order_I] = code_IO.add_(half).T.to(torch.uint8)
+    minimum_OG = None if settings.symmetric else minimum_GO.T.contiguous()
+    return Quantized(codes_OI, scale_GO.T.contiguous(), minimum_OG, settings.bits, size)

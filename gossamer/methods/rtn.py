@@ -1,0 +1,27 @@
+"""Round to nearest: each weight on its own, no calibration data (the baseline of GPTQ, arXiv 2210.17323,
+section 5).
+
+Shapes: O output features, I input features.
+Cost:   one rounding, 13 with the search for the range (methods/grid.py).
+"""
+
+from typing import ClassVar
+
+from gossamer.calibration.statistics import Statistic
+from gossamer.methods.grid import Grid, quantize
+from gossamer.methods.layer_weight import LayerWeight
+
+
+class RTN(Grid):
+    """Settings of round to nearest."""
+
+    needs: ClassVar[type[Statistic] | None] = None
+
+
+def apply(layer: LayerWeight, statistic: Statistic | None, settings: RTN, notes: list[str]) -> LayerWeight:
+    """Return the layer rounded to its codes, pruned weights still zero.
+
+    RecipeError if the layer is quantized already or the group size does not divide its inputs.
+    """
+    layer.require_changeable("rtn")
+    return layer.with_codes(quantize(layer.weight_OI, settings, mask_OI=layer.mask_OI))
