@@ -43,8 +43,7 @@ class BitmaskWeight(StoredWeight):
 
     @classmethod
     def declare(cls, mask_OI: Tensor, values: str, quantized: Quantized | None = None) -> dict[str, Any]:
-        """Return the declaration that packing this mask with these values (int4, int8 or a float type) would give.
-        """
+        """Return the declaration that packing this mask with values of this kind would give."""
         lengths_S = strip_lengths(to_tiles(mask_OI), values)
         return _declare(mask_OI, values, int(lengths_S.sum()), quantized)
 
