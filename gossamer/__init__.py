@@ -1,0 +1,40 @@
+"""Gossamer makes language models sparse: smaller on disk, smaller in memory, really faster, with the cost shown.
+
+The public verbs. They are imported when first used, so that `import gossamer` costs nothing; what it does at once is
+to let transformers' `from_pretrained` load compressed folders.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from gossamer.checkpoint import autoload
+
+if TYPE_CHECKING:
+    from gossamer.checkpoint.summary import inspect
+    from gossamer.pipeline import benchmark, compress, evaluate, export, generate, load
+    from gossamer.report import report
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "inspect": "gossamer.checkpoint.summary",
+    "compress": "gossamer.pipeline",
+    "load": "gossamer.checkpoint.loading",
+    "evaluate": "gossamer.evaluation.run",
+    "benchmark": "gossamer.evaluation.run",
+    "export": "gossamer.checkpoint.export",
+}
+
+__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load"]
+
+autoload.install()
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gossamer' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

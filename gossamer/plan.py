@@ -1,0 +1,191 @@
+"""What a recipe means for one model: which steps for which matrix, and what the run would take.
+
+Nothing is read but names and shapes, so that mistakes are found before any work is done.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from gossamer.checkpoint.architecture import linear_shape
+from gossamer.checkpoint.source import Source
+from gossamer.errors import RecipeError, UsageError
+from gossamer.methods.grid import Grid
+from gossamer.methods.target import PruneTarget
+from gossamer.recipe import EMBEDDINGS, HEAD, Recipe, Step
+
+Steps = tuple[Step, ...]
+WORKING_COPIES = 6
+"""Copies of the largest block in float32 that a run holds at most: the block, updated weights, codes, Gram matrices."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which steps are meant for which matrix, by name."""
+
+    linears: dict[str, Steps]
+    embedding: Steps
+    head: Steps
+    """Empty when the head is tied: it follows the embedding."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, and what it would take; nothing has been written."""
+
+    model: str
+    recipe: Recipe
+    layers: dict[str, Steps]
+    num_linears: int
+    parent_bf16_bytes: int
+    predicted_bytes: int
+    memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "recipe": self.recipe.to_dict(),
+            "layers": {name: [step.to_dict() for step in steps] for name, steps in self.layers.items()},
+            "num_linears": self.num_linears,
+            "parent_bf16_bytes": self.parent_bf16_bytes,
+            "predicted_bytes": self.predicted_bytes,
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan:
+    """Return what compressing `source` by `recipe` would do; sizes are predicted, not measured."""
+    selection = select(source, recipe, layers)
+    chosen = dict(_all_steps(source, selection))
+    shapes = _shapes(source)
+    packed = sum(predicted_bytes(shapes[name], steps) for name, steps in chosen.items())
+    untouched = source.num_parameters - sum(rows * columns for rows, columns in map(shapes.get, chosen))  # type: ignore[misc]
+    return Plan(
+        model=str(source.path),
+        recipe=recipe,
+        layers=chosen,
+        num_linears=len(source.architecture.all_linears),
+        parent_bf16_bytes=2 * source.num_parameters,
+        predicted_bytes=int(packed + 2 * untouched),
+        memory_bytes=_memory_bytes(source, recipe, shapes),
+    )
+
+
+def select(source: Source, recipe: Recipe, layers: str | None = None) -> Selection:
+    """Match the recipe with the model's names; `layers` is a glob that narrows it further.
+
+    Raises:
+        UsageError: the model is compressed already.
+        RecipeError: nothing matches, an embedding is given a method that needs inputs, or a group does not divide.
+    """
+    if source.kind == "gossamer":
+        raise UsageError(f"{source.path} is compressed already. Give the dense parent instead.")
+    parts = source.architecture
+    inside = [name for block in parts.blocks for name in parts.linears(block)]
+    embedding, head = parts.token_embedding, parts.output_head
+    for_embedding = recipe.select([embedding], EMBEDDINGS).get(embedding, ()) if embedding else ()
+    for_head = recipe.select([head], HEAD).get(head, ()) if head else ()
+    if head_is_tied(source):
+        for_embedding, for_head = for_embedding or for_head, ()
+    wanted = layers or "*"
+    selection = Selection(
+        {name: steps for name, steps in recipe.select(inside).items() if fnmatchcase(name, wanted)},
+        for_embedding if embedding and fnmatchcase(embedding, wanted) else (),
+        for_head if head and fnmatchcase(head, wanted) else (),
+    )
+    if not any((selection.linears, selection.embedding, selection.head)):
+        narrowed = f" and --layers '{layers}'" if layers else ""
+        raise RecipeError(
+            f"no layer of {source.path} matches the recipe{narrowed}. Its linears are named like '{inside[0]}'."
+        )
+    _check(source, selection)
+    return selection
+
+
+def head_is_tied(source: Source) -> bool:
+    """True if the output head and the token embedding are one matrix."""
+    parts = source.architecture
+    wanted = {f"{parts.token_embedding}.weight", f"{parts.output_head}.weight"}
+    sources = dict(parts.tied)
+    head, embedding = f"{parts.output_head}.weight", f"{parts.token_embedding}.weight"
+    return wanted in map(set, parts.tied) or (head in sources and sources[head] == sources.get(embedding))
+
+
+def _all_steps(source: Source, selection: Selection) -> Iterator[tuple[str, Steps]]:
+    parts = source.architecture
+    yield from selection.linears.items()
+    if selection.embedding and parts.token_embedding is not None:
+        yield parts.token_embedding, selection.embedding
+    if selection.head and parts.output_head is not None:
+        yield parts.output_head, selection.head
+
+
+def _shapes(source: Source) -> dict[str, tuple[int, int]]:
+    """(O, I) of every linear and of the token embedding."""
+    skeleton, parts = source.reader.skeleton, source.architecture
+    shapes = {name: linear_shape(skeleton.get_submodule(name)) for name in parts.all_linears}
+    if parts.token_embedding is not None:
+        rows, columns = skeleton.get_submodule(parts.token_embedding).weight.shape
+        shapes[parts.token_embedding] = (rows, columns)
+    return shapes
+
+
+def _check(source: Source, selection: Selection) -> None:
+    for step in selection.embedding:
+        if step.needs is not None:
+            raise RecipeError(
+                f"{source.architecture.token_embedding}: {step.method} needs the inputs of a linear, and an embedding "
+                f"has none. Use rtn, magnitude or threshold for embeddings."
+            )
+        if not isinstance(step.settings, Grid):
+            raise RecipeError(
+                f"{source.architecture.token_embedding}: {step.method} prunes, but embeddings are looked up row by row "
+                f"and are only ever quantized. Use rtn."
+            )
+    shapes = _shapes(source)
+    for name, steps in _all_steps(source, selection):
+        for step in steps:
+            if isinstance(step.settings, Grid):
+                try:
+                    step.settings.size_for(shapes[name][1])
+                except RecipeError as error:
+                    raise RecipeError(f"{name}, step {step.method}: {error}") from error
+        kinds = [isinstance(step.settings, Grid) for step in steps]
+        if True in kinds and kinds.index(True) != len(kinds) - 1:
+            raise RecipeError(
+                f"{name}: it is given the steps {', '.join(step.method for step in steps)}. Only the last one may quantize: "
+                f"prune first, and quantize once."
+            )
+
+
+def predicted_bytes(shape: tuple[int, int], steps: Steps) -> float:
+    """Bytes that a matrix will take, by the arithmetic of docs/formats.md (rounding and offsets left out)."""
+    rows, columns = shape
+    density, bits, group = 1.0, 16, 0
+    for step in steps:
+        settings = step.settings
+        if isinstance(settings, PruneTarget):
+            density *= 1.0 - settings.share
+        if isinstance(settings, Grid):
+            bits, group = settings.bits, settings.size_for(columns)
+    scales = 2 * rows * columns / group * (1 if _symmetric(steps) else 2) if group else 0
+    if density == 1.0:
+        return rows * columns * bits / 8 + scales
+    value_bits = 16 if not group else (4 if bits <= 4 else 8)
+    return rows * columns * min((1 + density * value_bits) / 8, bits / 8) + scales
+
+
+def _symmetric(steps: Steps) -> bool:
+    return all(step.settings.symmetric for step in steps if isinstance(step.settings, Grid))
+
+
+def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, int]]) -> int:
+    parts = source.architecture
+    largest = max(sum(shapes[n][0] * shapes[n][1] for n in parts.linears(block)) for block in parts.blocks)
+    outside = sum(rows * columns for name, (rows, columns) in shapes.items() if name == parts.token_embedding)
+    config = source.config.get_text_config()
+    tokens = recipe.calibration.samples * recipe.calibration.length
+    hidden = tokens * config.hidden_size
+    vocabulary = min(tokens, 2048) * config.vocab_size
+    return 4 * (WORKING_COPIES * largest + outside + 2 * hidden + vocabulary) + 400_000_000

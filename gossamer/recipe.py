@@ -1,0 +1,292 @@
+"""Recipes: what is done to which layer, as frozen values that read from and write to YAML without loss.
+
+A recipe is a list of steps, applied in order to each linear that their globs match:
+
+    calibration: {samples: 32, length: 512, seed: 0}
+    steps:
+      - {layers: "*.mlp.*", method: sparsegpt, sparsity: 0.5, pattern: "8:16"}
+      - {layers: "*", method: gptq, bits: 4, group_size: 64}
+      - {layers: embeddings, method: rtn, bits: 8}
+    skip: ["*.down_proj"]
+
+Globs match the linears inside blocks. The words `embeddings` and `head` stand for the token embeddings and the
+output head; a full name without wildcards matches whatever bears it. `sparsity` may be a table of globs
+(`{"*.mlp.*": 0.6, "*": 0.4}`, first match wins): a layered target.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gossamer.errors import RecipeError
+from gossamer.methods import gptq, magnitude, rtn, sparsegpt, threshold, wanda
+
+RECIPE_FOLDER = Path(__file__).parent / "recipes"
+EMBEDDINGS, HEAD = "embeddings", "head"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One row of the table: how its settings are written, and the pure function that applies them."""
+
+    settings: type[BaseModel]
+    apply: Callable[..., Any]
+    quantizes: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "threshold": Method(threshold.Threshold, threshold.apply),
+    "magnitude": Method(magnitude.Magnitude, magnitude.apply),
+    "wanda": Method(wanda.Wanda, wanda.apply),
+    "sparsegpt": Method(sparsegpt.SparseGPT, sparsegpt.apply),
+    "rtn": Method(rtn.RTN, rtn.apply, quantizes=True),
+    "gptq": Method(gptq.GPTQ, gptq.apply, quantizes=True),
+}
+
+
+class Calibration(BaseModel):
+    """How many windows of text are shown to the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(default=32, ge=1)
+    length: int = Field(default=512, ge=8)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of a recipe."""
+
+    layers: tuple[str, ...]
+    method: str
+    settings: BaseModel
+    sparsity_by_glob: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def needs(self) -> type | None:
+        """The statistic that the method asks for."""
+        return self.settings.needs  # type: ignore[attr-defined, no-any-return]
+
+    def matches(self, name: str, part: str) -> bool:
+        """True if the step is meant for the module `name`, which lies in `part` (linear, embeddings or head)."""
+        return any(_glob_matches(glob, name, part) for glob in self.layers)
+
+    def for_layer(self, name: str) -> "Step | None":
+        """The step with the sparsity that its table gives to `name`; None where no glob of the table matches."""
+        if not self.sparsity_by_glob:
+            return self
+        for glob, sparsity in self.sparsity_by_glob:
+            if fnmatchcase(name, glob):
+                settings = self.settings.model_copy(update={"sparsity": sparsity})
+                return Step(self.layers, self.method, settings)
+        return None
+
+    def to_dict(self) -> dict[str, Any]:
+        settings = self.settings.model_dump(mode="json", exclude_defaults=True)
+        if self.sparsity_by_glob:
+            settings["sparsity"] = dict(self.sparsity_by_glob)
+        layers = self.layers[0] if len(self.layers) == 1 else list(self.layers)
+        return {"layers": layers, "method": self.method, **settings}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe. Build one with `load_recipe` or `parse_recipe`."""
+
+    steps: tuple[Step, ...]
+    calibration: Calibration = Calibration()
+    skip: tuple[str, ...] = ()
+    description: str = ""
+
+    def select(self, names: Iterable[str], part: str = "linear") -> dict[str, tuple[Step, ...]]:
+        """The steps for each of `names`, in order; names without a step are left out."""
+        selected = {}
+        for name in names:
+            if any(_glob_matches(glob, name, part) for glob in self.skip):
+                continue
+            resolved = [step.for_layer(name) for step in self.steps if step.matches(name, part)]
+            steps = tuple(step for step in resolved if step is not None)
+            if steps:
+                selected[name] = steps
+        return selected
+
+    @cached_property
+    def needs_calibration(self) -> bool:
+        return any(step.needs is not None for step in self.steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "description": self.description,
+            "calibration": self.calibration.model_dump(),
+            "steps": [step.to_dict() for step in self.steps],
+            "skip": list(self.skip),
+        }
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, width=100)
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: load_recipe(str(path)) for path in sorted(RECIPE_FOLDER.glob("*.yaml"))}
+
+
+def load_recipe(name_or_path: "str | Recipe") -> Recipe:
+    """Read a shipped recipe by its name, or a YAML file by its path.
+
+    Raises:
+        RecipeError: no such recipe, not YAML, or a recipe that cannot be meant.
+    """
+    if isinstance(name_or_path, Recipe):
+        return name_or_path
+    path = Path(name_or_path)
+    if not path.is_file():
+        shipped = RECIPE_FOLDER / f"{name_or_path}.yaml"
+        if not shipped.is_file():
+            names = sorted(file.stem for file in RECIPE_FOLDER.glob("*.yaml"))
+            raise RecipeError(
+                f"recipe '{name_or_path}': neither a file nor a shipped recipe.{_nearest(str(name_or_path), names)} "
+                f"Shipped: {', '.join(names)}."
+            )
+        path = shipped
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path}: cannot be read as UTF-8 text ({error}).") from error
+    return parse_recipe(text, where=path.name)
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+    """Build a recipe from YAML text; `where` names it in errors."""
+    return _Reader(text, where).recipe()
+
+
+def _glob_matches(glob: str, name: str, part: str) -> bool:
+    if part == "linear":
+        return fnmatchcase(name, glob)
+    return glob in (part, name)
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+class _Reader:
+    """Reads YAML while remembering on which line each value stood, so that errors can say so."""
+
+    def __init__(self, text: str, where: str) -> None:
+        self.where = where
+        self.lines: dict[tuple[Any, ...], int] = {}
+        self.num_nodes = 0
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            data = None if node is None else self._value(node, (), 0)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{where}: not valid YAML: {error}") from error
+        if not isinstance(data, dict):
+            raise RecipeError(f"{where}: expected a table with `steps:`, got {type(data).__name__}.")
+        self.data = data
+
+    def recipe(self) -> Recipe:
+        self._check_keys(self.data, ("description", "calibration", "steps", "skip"), ())
+        steps = self.data.get("steps")
+        if not isinstance(steps, list) or not steps:
+            raise self._error(("steps",), "`steps:` must be a list with at least one step")
+        return Recipe(
+            steps=tuple(self._step(step, index) for index, step in enumerate(steps)),
+            calibration=self._model(Calibration, self._table("calibration"), ("calibration",)),
+            skip=self._globs(self.data.get("skip") or [], ("skip",)),
+            description=str(self.data.get("description", "")).strip(),
+        )
+
+    def _step(self, data: Any, index: int) -> Step:
+        place = ("steps", index)
+        if not isinstance(data, dict):
+            raise self._error(place, f"a step is a table such as {{layers: '*', method: wanda}}, got {data!r}")
+        fields = dict(data)
+        name = fields.pop("method", None)
+        if name not in METHODS:
+            got = "is missing" if name is None else f"'{name}' is unknown."
+            hint = _nearest(str(name), METHODS)
+            known = ", ".join(METHODS)
+            raise self._error((*place, "method"), f"`method` {got}{hint} Known methods: {known}")
+        method = METHODS[name]
+        layers = self._globs(fields.pop("layers", "*"), (*place, "layers"))
+        sparsity = fields.get("sparsity")
+        by_glob: tuple[tuple[str, float], ...] = ()
+        if isinstance(sparsity, dict):
+            for glob, value in sparsity.items():
+                self._model(method.settings, {**fields, "sparsity": value}, (*place, "sparsity", glob))
+            by_glob = tuple((str(glob), float(value)) for glob, value in sparsity.items())
+            fields["sparsity"] = by_glob[0][1] if by_glob else None
+        self._check_keys(fields, ("layers", "method", *method.settings.model_fields), place)
+        return Step(layers, name, self._model(method.settings, fields, place), by_glob)
+
+    def _globs(self, value: Any, place: tuple[Any, ...]) -> tuple[str, ...]:
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, list) or not all(isinstance(glob, str) and glob for glob in values):
+            raise self._error(place, f"expected a glob such as '*.mlp.*' or a list of them, got {value!r}")
+        return tuple(values)
+
+    def _table(self, key: str) -> dict[str, Any]:
+        value = self.data.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise self._error((key,), f"`{key}` must be a table, got {value!r}")
+        self._check_keys(value, Calibration.model_fields, (key,))
+        return value
+
+    def _check_keys(self, data: dict[str, Any], known: Iterable[str], place: tuple[Any, ...]) -> None:
+        for key in data:
+            if key not in known:
+                hint = _nearest(str(key), known)
+                raise self._error((*place, key), f"unknown key '{key}'.{hint} Known keys: {', '.join(known)}")
+
+    def _model(self, model: type[BaseModel], data: dict[str, Any], place: tuple[Any, ...]) -> Any:
+        try:
+            return model(**data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = [part for part in first["loc"] if isinstance(part, str)]
+            message = first["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
+            raise self._error((*place, *key), f"`{'.'.join(key) or model.__name__}`: {message}{got}") from error
+        except RecipeError as error:
+            raise self._error(place, str(error)) from error
+
+    def _error(self, place: tuple[Any, ...], message: str) -> RecipeError:
+        known = place
+        while known and known not in self.lines:
+            known = known[:-1]
+        line = self.lines.get(known, 1)
+        step = f", step {place[1] + 1}" if place[:1] == ("steps",) and len(place) > 1 else ""
+        return RecipeError(f"{self.where}, line {line}{step}: {message.rstrip('.')}.")
+
+    def _value(self, node: yaml.Node, place: tuple[Any, ...], depth: int) -> Any:
+        self.num_nodes += 1
+        if depth > 20 or self.num_nodes > 10_000:
+            raise RecipeError(f"{self.where}, line {node.start_mark.line + 1}: too large for a recipe.")
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            table: dict[Any, Any] = {}
+            for key_node, value_node in node.value:
+                key = self._value(key_node, (*place, "key"), depth + 1)
+                if not isinstance(key, str) or key in table:
+                    line = key_node.start_mark.line + 1
+                    raise RecipeError(f"{self.where}, line {line}: key {key!r} is repeated or not a word.")
+                self.lines[(*place, key)] = key_node.start_mark.line + 1
+                table[key] = self._value(value_node, (*place, key), depth + 1)
+            return table
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*place, i), depth + 1) for i, item in enumerate(node.value)]
+        return yaml.SafeLoader("").construct_object(node, deep=True)
