@@ -1,0 +1,100 @@
+"""Choosing: the fewest bytes by arithmetic, and never at the price of the mask."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gossamer.errors import FormatError
+from gossamer.formats.bitmask import BitmaskWeight
+from gossamer.formats.choose import pack
+from gossamer.formats.packed import expected_bytes
+from tests.formats.cases import (
+    DTYPES,
+    block_mask,
+    masks,
+    nm_mask,
+    quantized,
+    quantized_weights,
+    random_mask,
+    weight,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_codes_and_mask_survive_whatever_is_chosen(data: st.DataObject) -> None:
+    codes = data.draw(quantized_weights())
+    mask = data.draw(masks(*codes.codes_OI.shape))
+    packed = pack(codes.dequantize() * mask, mask, codes)
+    assert torch.equal(packed.mask(), mask)
+    assert torch.equal(packed.unpack(), codes.dequantize() * mask)
+    assert packed.num_bytes == expected_bytes(packed.meta())
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(1, 40), st.integers(1, 100), st.sampled_from(DTYPES))
+def test_floats_and_mask_survive_whatever_is_chosen(data, num_rows, num_columns, dtype) -> None:
+    mask, dense = data.draw(masks(num_rows, num_columns)), weight(num_rows, num_columns)
+    packed = pack(dense * mask, mask, None, dtype)
+    assert torch.equal(packed.mask(), mask)
+    assert torch.equal(packed.unpack(), (dense * mask).to(dtype).float())
+    assert packed.num_bytes == expected_bytes(packed.meta())
+
+
+@pytest.mark.parametrize(
+    ("bits", "mask", "chosen"),
+    [
+        (4, None, "integer"),
+        (4, random_mask(64, 128, 0.5), "bitmask"),  # 1/8 + 0.5/2 < 1/2
+        (4, random_mask(64, 128, 0.95), "integer"),  # 1/8 + 0.95/2 > 1/2
+        (4, nm_mask(64, 128, 4), "bitmask"),  # 1/8 + 1/8 + a little for the streams against 1/4 + nothing
+        (8, nm_mask(64, 128, 12), "bitmask"),  # 1/8 + 3/4 < 9/8
+        (8, random_mask(64, 128, 0.95), "integer"),
+    ],
+)
+def test_the_smallest_format_of_codes_is_chosen(bits: int, mask: torch.Tensor | None, chosen: str) -> None:
+    codes = quantized(64, 128, bits, 64)
+    codes.codes_OI[codes.codes_OI == 1 << (bits - 1)] += 1  # no kept zeros
+    packed = pack(codes.dequantize(), mask, codes)
+    if chosen == "bitmask" and packed.format == "nm":
+        assert packed.num_bytes < BitmaskWeight.pack(codes, mask).num_bytes
+    else:
+        assert packed.format == chosen
+
+
+def test_four_of_sixteen_int4_weights_become_nm() -> None:
+    codes = quantized(64, 256, 4, 64)
+    packed = pack(codes.dequantize(), nm_mask(64, 256, 4), codes)
+    assert packed.format == "nm"  # a bitmask of the same size pays for uneven streams and 64 bytes of padding
+
+
+@pytest.mark.parametrize(
+    ("mask", "chosen"),
+    [
+        (None, "dense"),
+        (torch.ones(64, 128, dtype=torch.bool), "dense"),
+        (random_mask(64, 128, 0.5), "bitmask"),
+        (random_mask(64, 128, 0.97), "dense"),
+        (block_mask(64, 128, (16, 16)), "block"),
+        (block_mask(64, 128, (64, 64), 0.5, seed=1), "block"),
+    ],
+)
+def test_the_smallest_format_of_floats_is_chosen(mask: torch.Tensor | None, chosen: str) -> None:
+    assert pack(weight(64, 128), mask, None).format == chosen
+
+
+def test_an_almost_full_mask_with_kept_zeros_stays_a_bitmask() -> None:
+    codes, mask = quantized(64, 128, 4, 64), random_mask(64, 128, 0.95)
+    codes.codes_OI[mask.nonzero()[0][0], mask.nonzero()[0][1]] = 8
+    assert pack(codes.dequantize(), mask, codes).format == "bitmask"
+    dense = weight(64, 128)
+    dense[mask.nonzero()[0][0], mask.nonzero()[0][1]] = 0
+    assert pack(dense, mask, None).format == "bitmask"
+
+
+def test_a_mask_for_another_matrix_is_refused() -> None:
+    with pytest.raises(FormatError, match="mask"):
+        pack(weight(4, 32), random_mask(4, 64), None)
+    with pytest.raises(FormatError, match="mask"):
+        pack(weight(4, 32), random_mask(4, 64), quantized(4, 32))
