@@ -394,14 +394,18 @@ def _plain_line(line: str) -> str:
 _EMPTY_BRACKETS = re.compile(r"[ ]?\([ \t;,:\u00a0]*+\)|[ ]?\[[ \t;,:\u00a0]*+\]")
 _BRACKET_START = re.compile(r"\([ \t;,:\u00a0]++")
 _SPACE_BEFORE_MARK = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]++(?=\)|[,.;:](?:\s|$))", re.MULTILINE)
-_DOUBLE_MARKS = re.compile(r"(?<![,;])([,;])(?:[ \t]*+[,;])++(?=[ \n])")
+_MARKS_IN_A_ROW = re.compile(r"[,;](?:[ \t]*+[,;])++")
 _MARK_BEFORE_BRACKET = re.compile(r"(?<![,;])[,;][ \t]*+\)")
 
 
 def _tidy_punctuation(text: str) -> str:
     """Close the gaps that removed markup leaves behind: "Albedo ( ; ) or" becomes "Albedo or"."""
+
+    def text_follows(match: re.Match[str]) -> bool:
+        return match.end() < len(match.string) and match.string[match.end()] not in " \n"
+
     text = _EMPTY_BRACKETS.sub("", text)
     text = _BRACKET_START.sub("(", text)
-    text = _DOUBLE_MARKS.sub(r"\1", text)
+    text = _MARKS_IN_A_ROW.sub(lambda match: match[0] if text_follows(match) else match[0][0], text)
     text = _MARK_BEFORE_BRACKET.sub(")", text)
     return _SPACE_BEFORE_MARK.sub("", text)

@@ -77,7 +77,7 @@ def summarise(nll: list[float], windows: Windows, model: Any) -> PerplexityResul
     )
     mean = total / sum(counts)
     return PerplexityResult(
-        perplexity=math.exp(mean) if mean < 700 else math.inf,
+        perplexity=math.inf if mean > 700 else math.exp(mean),
         bits_per_byte=total / math.log(2) / num_bytes if num_bytes else math.nan,
         nll=nll,
         tokens_per_window=counts,
@@ -150,8 +150,8 @@ def scored_logits(model: Any, windows: Windows, index: int) -> tuple[Tensor, Ten
     logits_BLV: Tensor = output.logits if hasattr(output, "logits") else output
     if logits_BLV.ndim != 3 or logits_BLV.shape[:2] != (1, windows.length):
         raise UsageError(
-            f"perplexity: expected logits of shape (1, {windows.length}, vocabulary), got {tuple(logits_BLV.shape)}. "
-            "Only causal language models can be measured so."
+            f"perplexity: expected logits of shape (1, {windows.length}, vocabulary), "
+            f"got {tuple(logits_BLV.shape)}. Only causal language models can be measured so."
         )
     first = first_scored(windows, index)
     return logits_BLV[0, first - 1 : -1], ids_L[first:]

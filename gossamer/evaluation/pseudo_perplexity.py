@@ -72,7 +72,7 @@ def pseudo_perplexity(
     mean = math.fsum(nll) / len(nll)
     chosen = "each" if count == windows.length else f"{count}:seed{seed}"
     return PseudoPerplexityResult(
-        pseudo_perplexity=math.exp(mean) if mean < 700 else math.inf,
+        pseudo_perplexity=math.inf if mean > 700 else math.exp(mean),
         nll=nll,
         tokens=count * len(windows),
         signature=(
@@ -101,8 +101,8 @@ def _masked_nll(model: Any, ids_L: Tensor, position_B: Tensor, mask: int) -> Ten
     logits_BLV = getattr(output, "logits", None)
     if logits_BLV is None or logits_BLV.shape[:2] != ids_BL.shape:
         raise UsageError(
-            "pseudo-perplexity: the model gives no logits over the vocabulary. Load it with AutoModelForMaskedLM; for an "
-            "encoder without a language head compare embeddings instead."
+            "pseudo-perplexity: the model gives no logits over the vocabulary. Load it with "
+            "AutoModelForMaskedLM; for an encoder without a language head compare embeddings instead."
         )
     logits_BV = logits_BLV[row_B, position_B]
     return cross_entropy(logits_BV, ids_L[position_B].to(logits_BV.device)).cpu()

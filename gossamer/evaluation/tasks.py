@@ -73,7 +73,8 @@ def bleu(predictions: Sequence[str], references: Sequence[str] | Sequence[Sequen
 def _check_pairs(predictions: Sequence[object], labels: Sequence[object]) -> None:
     if len(predictions) != len(labels) or not len(predictions):
         raise UsageError(
-            f"metrics: expected as many predictions as labels, at least one; got {len(predictions)} and {len(labels)}."
+            f"metrics: expected as many predictions as labels, at least one; "
+            f"got {len(predictions)} and {len(labels)}."
         )
 
 
