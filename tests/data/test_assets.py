@@ -28,7 +28,7 @@ MEMBERS = {
 
 @pytest.fixture
 def pip(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace the pinned files by made-up ones, and pip by a function that writes wheels; return its calls."""
+    """Replace the pinned files by made-up ones and pip by a function that writes wheels; return its calls."""
     paths = {"config.json": "all-MiniLM-L6-v2/config.json", "dump.bz2": assets._DUMP}
     monkeypatch.setattr(
         assets,
