@@ -146,8 +146,8 @@ def integer_unpack(meta: Meta, tensors: Tensors) -> Tensor:
 
 
 def dequantize_rows(meta: Meta, tensors: Tensors, rows: Tensor) -> Tensor:
-    """Return the chosen rows [*rows.shape, I] (float32) of a `dense` or `integer` matrix, unpacking only
-    those.
+    """Return the chosen rows [*rows.shape, I] (float32) of a `dense` or `integer` matrix, and unpack no
+    others.
 
     `rows` is any integer tensor with 0 <= row < O.
     """
@@ -162,7 +162,7 @@ def dequantize_rows(meta: Meta, tensors: Tensors, rows: Tensor) -> Tensor:
     codes_RI = join_planes(planes, meta["bits"]).flatten(1)[:, : meta["shape"][1]]
     scale_RG = tensors["scale"][strips, :, lanes].to(torch.float32)
     minimum_RG = None if meta["symmetric"] else tensors["minimum"][strips, :, lanes].to(torch.float32)
-    return _scale_codes(codes_RI, scale_RG, minimum_RG, meta["bits"]).view(*rows.shape, -1)
+    return _scale_codes(codes_RI, scale_RG, minimum_RG, meta["bits"]).view(*rows.shape, meta["shape"][1])
 
 
 def unpack_scales(meta: Meta, tensors: Tensors) -> tuple[Tensor, Tensor | None]:
