@@ -1,7 +1,7 @@
 """Tiny random models, inputs and tokenizers of every architecture that Gossamer promises to handle.
 
-Everything is seeded and made offline. `tiny_model("llama")` is a LlamaForCausalLM with two blocks; `save_tiny` writes
-it with its tokenizer as a Hugging Face folder.
+Everything is seeded and made offline. `tiny_model("llama")` is a LlamaForCausalLM with two blocks;
+`save_tiny` writes it with its tokenizer as a Hugging Face folder.
 """
 
 from pathlib import Path

@@ -1,15 +1,15 @@
 """Where the blocks, linears, embeddings, norms and heads of a model are, found by structure.
 
-Nothing here knows a model by its name. A *stack* is a `ModuleList` of modules of one class, outside every other
-stack, whose children contain linears that read and write a common width (hidden -> hidden). A *block* is a child of a
-stack. Lists inside blocks (the experts of a layer, the sublayers of T5) are therefore never stacks. Works on the
-meta device: only shapes are read.
+Nothing here knows a model by its name. A *stack* is a `ModuleList` of modules of one class, outside every
+other stack, whose children contain linears that read and write a common width (hidden -> hidden). A *block*
+is a child of a stack. Lists inside blocks (the experts of a layer, the sublayers of T5) are therefore never
+stacks. Works on the meta device: only shapes are read.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -64,7 +64,8 @@ def describe(model: PreTrainedModel) -> Architecture:
     stacks = tuple(_find_stacks(model, ""))
     if not stacks:
         raise UnsupportedModelError(
-            f"{type(model).__name__}: expected at least one ModuleList of equal blocks that contain linear layers, "
+            f"{type(model).__name__}: expected at least one ModuleList of equal blocks that contain linear "
+            "layers, "
             "found none. Gossamer compresses block by block and cannot handle this architecture."
         )
     blocks = tuple(name for stack in stacks for name in stack)
@@ -102,11 +103,10 @@ def is_norm(module: nn.Module) -> bool:
 
 def linear_shape(module: nn.Module) -> tuple[int, int]:
     """Return (O, I) of a linear; `Conv1D` stores its weight transposed, [I, O]."""
-    if isinstance(module, Conv1D):
-        num_inputs, num_outputs = module.weight.shape
-        return num_outputs, num_inputs
-    num_outputs, num_inputs = module.weight.shape
-    return num_outputs, num_inputs
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows, columns = weight.shape
+    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
 
 
 def _find_stacks(module: nn.Module, prefix: str) -> Iterator[tuple[str, ...]]:
@@ -121,9 +121,9 @@ def _find_stacks(module: nn.Module, prefix: str) -> Iterator[tuple[str, ...]]:
 def _is_stack(module: nn.Module) -> bool:
     if not isinstance(module, nn.ModuleList) or len(module) == 0:
         return False
-    if len({type(child) for child in module}) != 1 or isinstance(module[0], LINEAR_TYPES):
+    if len({type(child) for child in module.children()}) != 1 or isinstance(module[0], LINEAR_TYPES):
         return False
-    return all(_keeps_a_width(child) for child in module)
+    return all(_keeps_a_width(child) for child in module.children())
 
 
 def _keeps_a_width(block: nn.Module) -> bool:
