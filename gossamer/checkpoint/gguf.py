@@ -125,7 +125,7 @@ def read_tensor(file: GGUFFile, stored: str) -> np.ndarray:
         all="ignore"
     ):  # scales of corrupted data may be NaN or infinite; the caller looks at values
         for begin in range(0, rows.shape[0], step):
-            part = dequantize(raw_rows[begin : begin + step], kind)
+            part = dequantize(raw_rows[begin : begin + step].reshape(1, -1), kind)  # one row: one numpy pass
             rows[begin : begin + step] = part.reshape(-1, rows.shape[1])
     return values
 

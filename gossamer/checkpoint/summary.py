@@ -1,0 +1,189 @@
+"""What is in a model: every weight matrix with its shape, bytes, zeros and stored format.
+
+Weights are read one at a time (mapped, dequantized or unpacked), so a model of any size can be inspected.
+O output features, I input features.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gossamer.checkpoint.architecture import LINEAR_TYPES, linear_shape
+from gossamer.checkpoint.gguf import GGUFModelReader
+from gossamer.checkpoint.huggingface import FolderReader
+from gossamer.checkpoint.source import Source, open_model
+from gossamer.layers.packed_module import PackedModule
+
+_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+_SLICE = 1 << 22
+"""Elements that are compared with zero at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixSummary:
+    """One weight matrix."""
+
+    name: str
+    role: str
+    """"block" (a linear in a block), "other" (a linear outside), "head" or "embedding"."""
+    shape: tuple[int, int]
+    """(O, I); (rows, width) for an embedding."""
+    parameters: int
+    size_bytes: int
+    """Bytes stored for the weight, without the bias; 0 when it is tied to another."""
+    sparsity: float
+    """Share of exact zeros."""
+    format: str
+    """A dtype ("bfloat16"), a ggml type ("Q4_1"), a packed format ("bitmask int4 group 64"), "tied to X"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What `gossamer inspect` shows."""
+
+    path: str
+    kind: str
+    model_class: str
+    model_type: str
+    stacks: tuple[int, ...]
+    """Number of blocks in each stack: (30,) for a decoder, (encoder, decoder) for T5."""
+    matrices: tuple[MatrixSummary, ...]
+    """In the order in which they run: embeddings, blocks, other linears, head."""
+    tied: tuple[tuple[str, str], ...]
+    num_parameters: int
+    """All parameters, tied ones once."""
+    weight_bytes: int
+    """Bytes of all stored tensors."""
+    size_bytes: int
+    """Bytes on disk: weights, configuration, tokenizer."""
+    sparsity: float
+    """Share of exact zeros in the linears of the blocks."""
+    bits_per_parameter: float
+    """8 * weight_bytes / num_parameters."""
+    unused_tensors: tuple[str, ...]
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(self.stacks)
+
+    @property
+    def linears(self) -> tuple[MatrixSummary, ...]:
+        """Every matrix that is no embedding."""
+        return tuple(matrix for matrix in self.matrices if matrix.role != "embedding")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain lists, dictionaries and numbers, ready for JSON."""
+        return {**asdict(self), "num_blocks": self.num_blocks}
+
+
+def inspect(path_or_id: str | Path) -> Summary:
+    """Return the summary of a model folder, GGUF file or hub model; raises as `open_model` does."""
+    return summarise(open_model(path_or_id))
+
+
+def summarise(source: Source) -> Summary:
+    """Return the summary of an opened model."""
+    architecture = source.architecture
+    matrices = tuple(_matrices(source))
+    inside = [matrix for matrix in matrices if matrix.role == "block"]
+    in_blocks = sum(matrix.parameters for matrix in inside)
+    weight_bytes = _weight_bytes(source)
+    return Summary(
+        path=str(source.path),
+        kind=source.kind,
+        model_class=architecture.model_class,
+        model_type=architecture.model_type,
+        stacks=tuple(len(stack) for stack in architecture.stacks),
+        matrices=matrices,
+        tied=architecture.tied,
+        num_parameters=source.num_parameters,
+        weight_bytes=weight_bytes,
+        size_bytes=source.size_bytes,
+        sparsity=sum(m.sparsity * m.parameters for m in inside) / max(in_blocks, 1),
+        bits_per_parameter=8 * weight_bytes / max(source.num_parameters, 1),
+        unused_tensors=source.unused_tensors,
+    )
+
+
+def _matrices(source: Source) -> Iterator[MatrixSummary]:
+    architecture = source.architecture
+    skeleton = source.reader.skeleton
+    roles = [(name, "embedding") for name in architecture.embeddings]
+    roles += [(name, "block") for block in architecture.blocks for name in architecture.linears(block)]
+    roles += [(name, "other") for name in architecture.other_linears]
+    if architecture.output_head is not None:
+        roles.append((architecture.output_head, "head"))
+    known: dict[str, tuple[int, float, str]] = {}
+    for name, role in roles:
+        yield _matrix(source, name, role, skeleton.get_submodule(name), known)
+
+
+def _matrix(
+    source: Source, name: str, role: str, module: nn.Module, known: dict[str, tuple[int, float, str]]
+) -> MatrixSummary:
+    """Summarise one module; `known` holds what `_stored` returned for originals that others are tied to."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    shape = linear_shape(module) if isinstance(module, LINEAR_TYPES) else (weight.shape[0], weight.shape[1])
+    tied = dict(source.architecture.tied).get(f"{name}.weight")
+    original = tied.removesuffix(".weight") if tied else name
+    if original not in known:
+        known[original] = _stored(source, original)
+    size_bytes, sparsity, stored = known[original]
+    if tied is not None:
+        size_bytes, stored = 0, f"tied to {original}"
+    return MatrixSummary(name, role, shape, weight.numel(), size_bytes, sparsity, stored)
+
+
+def _stored(source: Source, name: str) -> tuple[int, float, str]:
+    """Return (bytes, sparsity, format) of the weight of the module `name`."""
+    reader = source.reader
+    if isinstance(reader, GGUFModelReader):
+        tensor = reader.file.tensors[reader.stored_names[f"{name}.weight"]]
+        format_name = _NAMES.get(tensor.type_name, tensor.type_name)
+        return tensor.num_bytes, share_of_zeros(reader.read(f"{name}.weight")), format_name
+    module = source.model.get_submodule(name)
+    if isinstance(module, PackedModule) and module.meta is not None:
+        packed = module.packed
+        return packed.num_bytes, share_of_zeros(packed.unpack()), describe_format(module.meta)
+    weight = module.weight
+    assert isinstance(weight, Tensor) and isinstance(reader, FolderReader)
+    in_file = reader.folder.tensors.get(f"{name}.weight")
+    if in_file is None:  # stored under a name that transformers changes while loading
+        return weight.nbytes, share_of_zeros(weight), str(weight.dtype).removeprefix("torch.")
+    return in_file.num_bytes, share_of_zeros(weight), _NAMES.get(in_file.dtype, in_file.dtype)
+
+
+def share_of_zeros(weight: Tensor) -> float:
+    """Return the share of elements that are exactly zero; 0 for an empty tensor."""
+    flat = weight.detach().reshape(-1)
+    zeros = sum(int((part == 0).sum()) for part in torch.split(flat, _SLICE)) if len(flat) else 0
+    return zeros / max(len(flat), 1)
+
+
+def describe_format(meta: dict[str, Any]) -> str:
+    """Return a packed weight's declaration in a few words: "bitmask int4 group 64"."""
+    words = [str(meta["format"])]
+    if "n" in meta:
+        words.append(f"{meta['n']}:{meta.get('m', 16)}")
+    if "values" in meta:
+        words.append(str(meta["values"]))
+    elif "dtype" in meta:
+        words.append(str(meta["dtype"]))
+    if meta.get("bits") is not None:
+        words.append(f"{meta['bits']} bits")
+    if meta.get("group_size") is not None:
+        words.append(f"group {meta['group_size']}")
+    return " ".join(words)
+
+
+def _weight_bytes(source: Source) -> int:
+    reader = source.reader
+    if isinstance(reader, GGUFModelReader):
+        return sum(tensor.num_bytes for tensor in reader.file.tensors.values())
+    assert isinstance(reader, FolderReader)
+    return sum(tensor.num_bytes for tensor in reader.folder.tensors.values())
