@@ -11,6 +11,7 @@ are parsed as a stream, and a single document may not exceed `MAX_DOCUMENT_BYTES
 import bz2
 import gzip
 import io
+import itertools
 import json
 import logging
 import lzma
@@ -336,11 +337,7 @@ def _read_dataset(identifier: str) -> Iterator[Document]:
         rows = iter(datasets.load_dataset(name, config or None, split=split, streaming=True))
         first = next(rows, None)
     except Exception as error:  # the package raises many kinds: no network, unknown name, unknown split
-        reason = (str(error).splitlines() or [""])[0][:200]
-        raise DataError(
-            f"{identifier}: the data set cannot be opened ({type(error).__name__}: {reason}). "
-            "Check the name, the split and the network, or give a local file."
-        ) from error
+        raise _unreadable_dataset(identifier, error) from error
     if first is None:
         raise DataError(f"{identifier}: expected rows in split {split!r}, got none.")
     if not isinstance(first.get(column), str):
@@ -351,7 +348,22 @@ def _read_dataset(identifier: str) -> Iterator[Document]:
 
     def documents() -> Iterator[Document]:
         yield from _document(first[column], f"{name}:0", "plain")
-        for number, row in enumerate(rows, start=1):
+        for number in itertools.count(1):
+            try:
+                row = next(rows, None)
+            except Exception as error:
+                raise _unreadable_dataset(identifier, error) from error
+            if row is None:
+                return
             yield from _document(row[column] or "", f"{name}:{number}", "plain")
 
     return _not_empty(documents(), identifier)
+
+
+def _unreadable_dataset(identifier: str, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return DataError(
+        f"{identifier}: no such file or folder, and as a data set it cannot be read "
+        f"({type(error).__name__}: {reason}). "
+        "Check the name, the split and the network, or give a local file."
+    )

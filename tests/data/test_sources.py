@@ -6,6 +6,7 @@ import json
 import logging
 import lzma
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -167,10 +168,12 @@ def test_too_large_documents_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
             list(read_documents(tmp_path / name))
 
 
-def fake_datasets(monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
+def fake_datasets(monkeypatch: pytest.MonkeyPatch, rows: Iterable[dict[str, Any]]) -> list[tuple[Any, ...]]:
     calls: list[tuple[Any, ...]] = []
 
-    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> list[dict[str, Any]]:
+    def load_dataset(
+        name: str, config: str | None, *, split: str, streaming: bool
+    ) -> Iterable[dict[str, Any]]:
         calls.append((name, config, split, streaming))
         if name == "lost":
             raise ConnectionError("no network\nat all")
@@ -196,6 +199,14 @@ def test_data_set_failures_are_explained(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(DataError, match="ConnectionError: no network"):
         list(read_documents("datasets:lost"))
     with pytest.raises(DataError, match="got columns 'content'"):
+        list(read_documents("datasets:a"))
+
+    def cut_off() -> Iterator[dict[str, Any]]:
+        yield {"text": "one"}
+        raise TimeoutError("the network is gone")
+
+    fake_datasets(monkeypatch, cut_off())
+    with pytest.raises(DataError, match="TimeoutError: the network is gone"):
         list(read_documents("datasets:a"))
     fake_datasets(monkeypatch, [])
     with pytest.raises(DataError, match="got none"):
