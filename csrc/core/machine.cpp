@@ -1,0 +1,94 @@
+#include "core/machine.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+#if defined(GOSSAMER_X86_64)
+#include <cpuid.h>
+#endif
+
+namespace gossamer {
+
+#if defined(GOSSAMER_X86_64)
+namespace {
+
+// Which register states the operating system saves: without this, a CPU flag alone may end in SIGILL.
+uint64_t enabled_states() {
+  uint32_t low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (uint64_t{high} << 32) | low;
+}
+
+bool has(uint32_t word, int bit) { return (word >> bit) & 1; }
+
+}  // namespace
+
+Isa detect_isa() {
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return Isa::scalar;
+  const bool xsave = has(c, 27), fma = has(c, 12), f16c = has(c, 29), popcnt = has(c, 23);
+  if (!(xsave && fma && f16c && popcnt)) return Isa::scalar;
+  const uint64_t states = enabled_states();
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::scalar;
+  const bool avx2 = has(b, 5) && has(b, 3) && has(b, 8);  // avx2, bmi1, bmi2
+  if (!avx2 || (states & 0x06) != 0x06) return Isa::scalar;
+  const bool foundation = has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // f, dq, bw, vl
+  const bool extensions = has(c, 1) && has(c, 6) && has(c, 11);                  // vbmi, vbmi2, vnni
+  if (!foundation || !extensions || (states & 0xE6) != 0xE6) return Isa::avx2;
+  return Isa::avx512;
+}
+#else
+Isa detect_isa() { return Isa::scalar; }
+#endif
+
+namespace {
+
+int affinity_count() {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+int round_up(double quota, double period, int otherwise) {
+  if (quota <= 0 || period <= 0) return otherwise;
+  return std::max(1, static_cast<int>((quota + period - 1) / period));
+}
+
+// A container may see all CPUs and still be throttled to a few: more threads than the quota only wait for each other.
+int cgroup_count(int otherwise) {
+  std::ifstream v2("/sys/fs/cgroup/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period) return quota == "max" ? otherwise : round_up(std::atof(quota.c_str()), period, otherwise);
+  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  double quota_us = 0;
+  if (v1_quota >> quota_us && v1_period >> period) return round_up(quota_us, period, otherwise);
+  return otherwise;
+}
+
+}  // namespace
+
+int default_num_threads() {
+  if (const char* text = std::getenv("GOSSAMER_NUM_THREADS"); text && *text) {
+    char* end = nullptr;
+    const long count = std::strtol(text, &end, 10);
+    if (*end != '\0' || count < 1 || count > 1024)
+      throw std::invalid_argument(std::string("GOSSAMER_NUM_THREADS: expected a number from 1 to 1024, got '") + text + "'");
+    return static_cast<int>(count);
+  }
+  const int cpus = affinity_count();
+  return std::min(cpus, cgroup_count(cpus));
+}
+
+}  // namespace gossamer

@@ -1,0 +1,15 @@
+// What this machine can run: instruction set levels and the number of threads we may use.
+#pragma once
+
+namespace gossamer {
+
+enum class Isa { scalar = 0, avx2 = 1, avx512 = 2 };
+
+// The highest level that both the CPU (cpuid) and the operating system (xgetbv) support.
+Isa detect_isa();
+
+// min(CPUs in the affinity mask, cgroup CPU quota rounded up), at least 1; GOSSAMER_NUM_THREADS overrides it.
+// Throws std::invalid_argument if GOSSAMER_NUM_THREADS is not a number from 1 to 1024.
+int default_num_threads();
+
+}  // namespace gossamer

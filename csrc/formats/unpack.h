@@ -1,0 +1,12 @@
+// Packed -> w[rows, columns] in float32: slow and plain, the kernels' own reference.
+#pragma once
+
+#include "formats/views.h"
+
+namespace gossamer {
+
+void unpack(const IntegerView& m, float* w);
+void unpack(const BitmaskView& m, float* w);
+void unpack(const NMView& m, float* w);
+
+}  // namespace gossamer

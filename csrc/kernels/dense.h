@@ -1,0 +1,263 @@
+// Products for formats whose decoded form is dense: integer and bitmask.
+//
+// One token: decode into registers and multiply at once. More tokens: decode a panel of columns of one strip into L1
+// once, then sweep the blocks of tokens over it. Every result is summed in an order that depends only on shapes.
+#pragma once
+
+#include "kernels/consume.h"
+#include "kernels/decode.h"
+
+namespace gossamer {
+namespace {
+
+constexpr int kPanelColumns = 256;
+constexpr int64_t kMaxSweepStrips = 64;             // strips per call when there are more tokens than one
+constexpr int64_t kSweepTokens = 504;               // a multiple of all block sizes above 1
+constexpr int64_t kSweepBytes = 768 * 1024;         // activations that stay in L2 while the strips pass by
+
+// ---- one token ------------------------------------------------------------------------------------------------------
+
+template <class Decoder>
+void matvec_float(const Decoder& decoder, const Activations& act, float* y, int64_t first, int64_t last) {
+  const Shape& m = decoder.m;
+  const int64_t group_steps = m.group_columns() / kStepColumns;
+  for (int64_t strip = first; strip < last; ++strip) {
+    const Scales scales(m, strip);
+    auto cursor = decoder.begin(strip);
+    const float* x = act.x;
+    F16 total = zero_f();
+    for (int64_t group = 0; group < m.groups; ++group) {
+      F16 acc[4] = {zero_f(), zero_f(), zero_f(), zero_f()};
+      for (int64_t step = 0; step < group_steps; ++step, x += kStepColumns)
+        decoder.floats(cursor, [&](auto q, const F16* v) __attribute__((always_inline)) {
+          unroll<4>([&](auto j) __attribute__((always_inline)) { acc[j] = fma_f(v[j], set1_f(x[4 * q + j]), acc[j]); });
+        });
+      const F16 sum = add_f(add_f(acc[0], acc[1]), add_f(acc[2], acc[3]));
+      if constexpr (Decoder::kScaled) {
+        total = fma_f(sum, scales.of(group, Decoder::kUnit), total);
+        if (scales.minimum)
+          total = fma_f(scales.offset(group, Decoder::kZero), set1_f(act.group_sums[group]), total);
+      } else {
+        total = add_f(total, sum);
+      }
+    }
+    Rows(m, y, strip).store(0, total);
+  }
+}
+
+template <class Decoder> GOSSAMER_INLINE I16 dot_code(I16 acc, B64 u, B64 s) {
+  if constexpr (Decoder::kSmall) return dot_small(acc, u, s);
+  else return dot(acc, u, s);
+}
+
+template <class Decoder, int fold_steps>
+void matvec_int8(const Decoder& decoder, const Activations& act, float* y, int64_t first, int64_t last) {
+  const Shape& m = decoder.m;
+  constexpr int64_t fold_columns = fold_steps * kStepColumns;
+  const int64_t folds = m.padded_columns() / fold_columns, group_folds = m.group_columns() / fold_columns;
+  for (int64_t strip = first; strip < last; ++strip) {
+    const Scales scales(m, strip);
+    auto cursor = decoder.begin(strip);
+    const uint8_t* x = act.codes;
+    F16 total = zero_f();
+    for (int64_t group = 0, fold = 0; group < m.groups; ++group) {
+      const F16 scale = scales.of(group, 1.0f);
+      const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
+      for (; fold < end; ++fold) {
+        // kZero * sum(x) is what the unsigned codes count too much.
+        I16 low = set1_i(-Decoder::kZero * act.sums[fold]), high = set1_i(0);
+        unroll<fold_steps>([&](auto) __attribute__((always_inline)) {
+          decoder.bytes(cursor, [&](auto q, auto shift, B64 u) __attribute__((always_inline)) {
+            I16& acc = shift ? high : low;
+            acc = dot_code<Decoder>(acc, u, broadcast4(x + 4 * q));
+          });
+          x += kStepColumns;
+        });
+        if constexpr (kHighShift) low = add_i(low, right_i<kHighShift>(high));
+        total = fma_f(to_float(low), mul_f(scale, set1_f(act.scales[fold])), total);
+        if (scales.minimum) {
+          const float sum = act.scales[fold] * static_cast<float>(act.sums[fold]);
+          total = fma_f(scales.offset(group, Decoder::kZero), set1_f(sum), total);
+        }
+      }
+    }
+    Rows(m, y, strip).store(0, total);
+  }
+}
+
+// ---- many tokens: panel and sweep -----------------------------------------------------------------------------------
+
+struct FloatPanel {
+  alignas(64) float weights[kPanelColumns][kStripRows];  // scaled: what unpack() gives
+};
+
+template <class Decoder>
+void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column, int64_t columns,
+                FloatPanel& panel) {
+  const Scales scales(decoder.m, strip);
+  for (int64_t done = 0; done < columns; done += kStepColumns) {
+    F16 scale = set1_f(1), offset = zero_f();
+    if constexpr (Decoder::kScaled) {
+      const int64_t group = scales.group_of(column + done);
+      scale = scales.of(group, Decoder::kUnit);
+      if (scales.minimum) offset = scales.offset(group, Decoder::kZero);
+    }
+    decoder.floats(cursor, [&](auto q, const F16* v) __attribute__((always_inline)) {
+      for (int j = 0; j < 4; ++j) {
+        const F16 w = Decoder::kScaled ? fma_f(v[j], scale, offset) : v[j];
+        store_f(panel.weights[done + 4 * q + j], w);
+      }
+    });
+  }
+}
+
+template <int size>
+void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const Rows& rows, int64_t token, bool begin) {
+  constexpr int chains = size >= 8 ? 1 : size >= 4 ? 2 : 4;  // enough independent sums to hide the latency
+  F16 acc[chains][size];
+  for (int t = 0; t < size; ++t) {
+    acc[0][t] = begin ? zero_f() : rows.load(token + t);
+    for (int c = 1; c < chains; ++c) acc[c][t] = zero_f();
+  }
+  for (int64_t k = 0; k < columns; k += chains) {
+    unroll<chains>([&](auto c) __attribute__((always_inline)) {
+      const F16 w = load_f(panel.weights[k + c]);
+      unroll<size>([&](auto t) __attribute__((always_inline)) {
+        acc[c][t] = fma_f(w, set1_f(x[(k + c) * size + t]), acc[c][t]);
+      });
+    });
+  }
+  for (int t = 0; t < size; ++t) {
+    for (int c = 1; c < chains; ++c) acc[0][t] = add_f(acc[0][t], acc[c][t]);
+    rows.store(token + t, acc[0][t]);
+  }
+}
+
+struct IntegerPanel {
+  alignas(64) uint8_t codes[kPanelColumns / 4][64];
+  alignas(64) float scale[kPanelColumns / kStepColumns][kStripRows];
+  alignas(64) float offset[kPanelColumns / kStepColumns][kStripRows];
+  int zero;
+  bool small, asymmetric;
+};
+
+template <class Decoder>
+void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column, int64_t columns,
+                IntegerPanel& panel) {
+  const Scales scales(decoder.m, strip);
+  panel.zero = Decoder::kZero;
+  panel.small = Decoder::kSmall;
+  panel.asymmetric = scales.minimum != nullptr;
+  for (int64_t done = 0; done < columns; done += kStepColumns) {
+    const int64_t group = scales.group_of(column + done), step = done / kStepColumns;
+    store_f(panel.scale[step], scales.of(group, 1.0f));
+    if (panel.asymmetric) store_f(panel.offset[step], scales.offset(group, Decoder::kZero));
+    decoder.bytes(cursor, [&](auto q, auto shift, B64 u) __attribute__((always_inline)) {
+      store_b(panel.codes[done / 4 + q], right_words<shift>(u));
+    });
+  }
+}
+
+template <int size, bool small>
+void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_sum, int64_t columns,
+                 int fold_columns, const Rows& rows, int64_t token, bool begin) {
+  F16 total[size];
+  for (int t = 0; t < size; ++t) total[t] = begin ? zero_f() : rows.load(token + t);
+  for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_sum += size) {
+    I16 acc[size];
+    for (int t = 0; t < size; ++t) acc[t] = set1_i(-panel.zero * x_sum[t]);
+    for (int64_t q = column / 4; q < (column + fold_columns) / 4; ++q) {
+      const B64 u = load_b(panel.codes[q]);
+      unroll<size>([&](auto t) __attribute__((always_inline)) {
+        const B64 s = broadcast4(x + (q * size + t) * 4);
+        acc[t] = small ? dot_small(acc[t], u, s) : dot(acc[t], u, s);
+      });
+    }
+    const int64_t step = column / kStepColumns;
+    const F16 scale = load_f(panel.scale[step]);
+    for (int t = 0; t < size; ++t) total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]);
+    if (!panel.asymmetric) continue;
+    const F16 offset = load_f(panel.offset[step]);
+    for (int t = 0; t < size; ++t)
+      total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_sum[t])), total[t]);
+  }
+  for (int t = 0; t < size; ++t) rows.store(token + t, total[t]);
+}
+
+struct Sweep {
+  const Shape& m;
+  const Activations& act;
+  float* y;
+
+  GOSSAMER_INLINE void operator()(const FloatPanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first,
+                                  int64_t last) const {
+    const Rows rows(m, y, strip);
+    for_blocks(first, last, act.tokens, [&](auto size, int64_t t) {
+      const float* x = act.x + t * m.padded_columns() + column * size;
+      sweep_block<size>(panel, x, columns, rows, t, column == 0);
+    });
+  }
+
+  GOSSAMER_INLINE void operator()(const IntegerPanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first,
+                                  int64_t last) const {
+    const Rows rows(m, y, strip);
+    for_blocks(first, last, act.tokens, [&](auto size, int64_t t) {
+      const uint8_t* x = act.codes + t * m.padded_columns() + column * size;
+      const int64_t fold = t * (m.padded_columns() / act.fold_columns) + column / act.fold_columns * size;
+      const auto run = panel.small ? sweep_block<size, true> : sweep_block<size, false>;
+      run(panel, x, act.scales + fold, act.sums + fold, columns, act.fold_columns, rows, t, column == 0);
+    });
+  }
+};
+
+// Tokens, then columns, then strips, so that the activations of the inner loop stay in L2 however large the matrix is;
+// a decoder's cursors are kept for the next columns.
+template <class Panel, class Decoder>
+void matmul_panels(const Decoder& decoder, const Activations& act, float* y, int64_t first, int64_t last) {
+  const Shape& m = decoder.m;
+  const int64_t width = m.padded_columns(), element = sizeof(Panel) == sizeof(FloatPanel) ? 4 : 1;
+  typename Decoder::Cursor cursors[kMaxSweepStrips];
+  Panel panel;
+  const Sweep sweep{m, act, y};
+  for (int64_t t = 0; t < act.tokens; t += kSweepTokens) {
+    const int64_t t_end = smaller(t + kSweepTokens, act.tokens);
+    const int64_t panels = kSweepBytes / (element * (t_end - t) * kPanelColumns);
+    const int64_t run = (panels > 1 ? panels : 1) * kPanelColumns;
+    for (int64_t begin = 0; begin < width; begin += run)
+      for (int64_t strip = first; strip < last; ++strip) {
+        auto& cursor = cursors[strip - first];
+        if (begin == 0) cursor = decoder.begin(strip);
+        for (int64_t column = begin; column < smaller(begin + run, width); column += kPanelColumns) {
+          const int64_t columns = smaller(kPanelColumns, width - column);
+          fill_panel(decoder, cursor, strip, column, columns, panel);
+          sweep(panel, strip, column, columns, t, t_end);
+        }
+      }
+  }
+}
+
+template <class Decoder>
+void matmul_dense(const Decoder& decoder, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+  if (act.tokens > 1) {
+    for (int64_t strip = first; strip < last; strip += kMaxSweepStrips) {
+      const int64_t end = smaller(strip + kMaxSweepStrips, last);
+      if constexpr (Decoder::kScaled)
+        if (int8) {
+          matmul_panels<IntegerPanel>(decoder, act, y, strip, end);
+          continue;
+        }
+      matmul_panels<FloatPanel>(decoder, act, y, strip, end);
+    }
+    return;
+  }
+  if constexpr (Decoder::kScaled)
+    if (int8) {
+      if (act.fold_columns == 64) matvec_int8<Decoder, 2>(decoder, act, y, first, last);
+      else matvec_int8<Decoder, 1>(decoder, act, y, first, last);
+      return;
+    }
+  matvec_float(decoder, act, y, first, last);
+}
+
+}  // namespace
+}  // namespace gossamer

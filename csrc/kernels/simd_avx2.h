@@ -1,0 +1,206 @@
+// The vector operations of the kernels in AVX2 (with FMA, F16C, BMI2): two 32-byte halves for each of the 64-byte
+// vectors of simd_avx512.h, rows 0-7 and rows 8-15. No VNNI: products are summed with vpmaddubsw, without saturation.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/inline.h"
+
+namespace gossamer {
+namespace {  // each instruction set has its own copy: shared inline functions would mix instruction sets at link time
+
+struct F16 { __m256 a, b; };
+struct I16 { __m256i a, b; };
+struct B64 { __m256i a, b; };
+
+constexpr int kLargestBlock = 4;
+constexpr float kColumnUnit = 1.0f;
+constexpr int kHighShift = 0;
+constexpr float kNibbleUnit = 1.0f;
+
+GOSSAMER_INLINE F16 zero_f() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+GOSSAMER_INLINE F16 set1_f(float v) { return {_mm256_set1_ps(v), _mm256_set1_ps(v)}; }
+GOSSAMER_INLINE F16 load_f(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+GOSSAMER_INLINE void store_f(float* p, F16 v) { _mm256_storeu_ps(p, v.a), _mm256_storeu_ps(p + 8, v.b); }
+GOSSAMER_INLINE F16 add_f(F16 x, F16 y) { return {_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)}; }
+GOSSAMER_INLINE F16 mul_f(F16 x, F16 y) { return {_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)}; }
+GOSSAMER_INLINE F16 fma_f(F16 x, F16 y, F16 z) {
+  return {_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+GOSSAMER_INLINE F16 sub_f(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)}; }
+GOSSAMER_INLINE F16 div_f(F16 x, F16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
+GOSSAMER_INLINE F16 min_f(F16 x, F16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
+GOSSAMER_INLINE F16 max_f(F16 x, F16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+GOSSAMER_INLINE bool any_magnitude_above(F16 x, float bound) {
+  const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(bound);
+  const __m256 a = _mm256_cmp_ps(_mm256_andnot_ps(sign, x.a), limit, _CMP_GT_OQ);
+  const __m256 b = _mm256_cmp_ps(_mm256_andnot_ps(sign, x.b), limit, _CMP_GT_OQ);
+  return _mm256_movemask_ps(_mm256_or_ps(a, b)) != 0;
+}
+GOSSAMER_INLINE __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+GOSSAMER_INLINE F16 load_half(const uint16_t* p) {
+  return {_mm256_cvtph_ps(load_128(p)), _mm256_cvtph_ps(load_128(p + 8))};
+}
+
+GOSSAMER_INLINE I16 set1_i(int v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
+GOSSAMER_INLINE I16 add_i(I16 x, I16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
+GOSSAMER_INLINE I16 sub_i(I16 x, I16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
+template <int n> GOSSAMER_INLINE I16 left_i(I16 x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
+template <int n> GOSSAMER_INLINE I16 right_i(I16 x) { return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)}; }
+GOSSAMER_INLINE F16 to_float(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+
+GOSSAMER_INLINE I16 magnitude_bits(F16 x) {
+  const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
+  return {_mm256_and_si256(_mm256_castps_si256(x.a), magnitude), _mm256_and_si256(_mm256_castps_si256(x.b), magnitude)};
+}
+GOSSAMER_INLINE I16 max_i(I16 x, I16 y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
+GOSSAMER_INLINE void store_i(int* p, I16 x) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), x.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
+}
+GOSSAMER_INLINE int reduce_max(I16 x) {
+  int lanes[16], result = INT32_MIN;
+  store_i(lanes, x);
+  for (int lane : lanes) result = lane > result ? lane : result;
+  return result;
+}
+GOSSAMER_INLINE int reduce_add(I16 x) {
+  int lanes[16], result = 0;
+  store_i(lanes, x);
+  for (int lane : lanes) result += lane;
+  return result;
+}
+GOSSAMER_INLINE I16 round_f(F16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
+GOSSAMER_INLINE void store_low_bytes(uint8_t* p, I16 x) {
+  int lanes[16];
+  store_i(lanes, x);
+  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+}
+
+GOSSAMER_INLINE __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+GOSSAMER_INLINE B64 load_b(const uint8_t* p) { return {load_256(p), load_256(p + 32)}; }
+GOSSAMER_INLINE void store_b(uint8_t* p, B64 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v.a);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), v.b);
+}
+GOSSAMER_INLINE B64 set1_b(int v) {
+  const __m256i all = _mm256_set1_epi8(static_cast<char>(v));
+  return {all, all};
+}
+GOSSAMER_INLINE B64 and_b(B64 x, B64 y) { return {_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b)}; }
+GOSSAMER_INLINE B64 or_b(B64 x, B64 y) { return {_mm256_or_si256(x.a, y.a), _mm256_or_si256(x.b, y.b)}; }
+GOSSAMER_INLINE B64 xor_b(B64 x, B64 y) { return {_mm256_xor_si256(x.a, y.a), _mm256_xor_si256(x.b, y.b)}; }
+GOSSAMER_INLINE B64 sub_b(B64 x, B64 y) { return {_mm256_sub_epi8(x.a, y.a), _mm256_sub_epi8(x.b, y.b)}; }
+template <int n> GOSSAMER_INLINE B64 right_words(B64 x) {
+  return {_mm256_srli_epi16(x.a, n), _mm256_srli_epi16(x.b, n)};
+}
+template <int n> GOSSAMER_INLINE B64 left_words(B64 x) {
+  return {_mm256_slli_epi16(x.a, n), _mm256_slli_epi16(x.b, n)};
+}
+GOSSAMER_INLINE B64 low_nibbles(B64 x) { return and_b(x, set1_b(0x0F)); }
+GOSSAMER_INLINE B64 high_nibbles(B64 x) { return low_nibbles(right_words<4>(x)); }
+// table[index] within each 16 bytes; index < 16.
+GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) {
+  return {_mm256_shuffle_epi8(table.a, index.a), _mm256_shuffle_epi8(table.b, index.b)};
+}
+// The upper nibble of each byte as a signed value of -8 to 7: small, so that no pair of products can saturate.
+GOSSAMER_INLINE B64 nibble_values(B64 x) {
+  const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+  return shuffle16({table, table}, high_nibbles(x));
+}
+
+template <int bits> GOSSAMER_INLINE I16 dwords(B64 x) {
+  return {_mm256_srli_epi32(x.a, bits), _mm256_srli_epi32(x.b, bits)};
+}
+GOSSAMER_INLINE __m256 lookup_half(F16 table, __m256i index) {
+  const __m256 low = _mm256_permutevar8x32_ps(table.a, index), high = _mm256_permutevar8x32_ps(table.b, index);
+  return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
+}
+GOSSAMER_INLINE F16 lookup(F16 table, I16 index) { return {lookup_half(table, index.a), lookup_half(table, index.b)}; }
+template <int j> GOSSAMER_INLINE __m256 column_half(__m256i x) {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * j), 24));
+}
+template <int j> GOSSAMER_INLINE F16 column(B64 x) { return {column_half<j>(x.a), column_half<j>(x.b)}; }
+
+GOSSAMER_INLINE __m256i dot_half_small(__m256i acc, __m256i u, __m256i s) {
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+// vpmaddubsw saturates at 32767, 255 * 127 * 2 is more: take the top bit of u apart.
+GOSSAMER_INLINE __m256i dot_half(__m256i acc, __m256i u, __m256i s) {
+  const __m256i rest = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(0x7F)), s);
+  const __m256i top = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1)), s);
+  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(rest, _mm256_set1_epi16(1)));
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(top, _mm256_set1_epi16(128)));
+}
+GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) { return {dot_half(acc.a, u.a, s.a), dot_half(acc.b, u.b, s.b)}; }
+GOSSAMER_INLINE I16 dot_small(I16 acc, B64 u, B64 s) {
+  return {dot_half_small(acc.a, u.a, s.a), dot_half_small(acc.b, u.b, s.b)};
+}
+GOSSAMER_INLINE B64 broadcast4(const uint8_t* p) {
+  int word;
+  std::memcpy(&word, p, 4);
+  const __m256i all = _mm256_set1_epi32(word);
+  return {all, all};
+}
+GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
+  const __m256i all = _mm256_broadcastsi128_si256(load_128(p));
+  return {all, all};
+}
+GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
+  const __m256i low = _mm256_cvtepu8_epi16(load_128(p)), high = _mm256_cvtepu8_epi16(load_128(p + 16));
+  const B64 words = {low, high};
+  return low_nibbles(or_b(words, left_words<4>(words)));
+}
+
+// For each octet of mask bits, which of the next bytes goes to each lane (0x80: none).
+struct SpreadTable {
+  alignas(64) uint8_t lane[256][8];
+  constexpr SpreadTable() : lane{} {
+    for (int mask = 0; mask < 256; ++mask)
+      for (int i = 0, next = 0; i < 8; ++i) lane[mask][i] = (mask >> i) & 1 ? static_cast<uint8_t>(next++) : 0x80;
+  }
+};
+constexpr SpreadTable kSpread;
+
+GOSSAMER_INLINE B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
+  alignas(32) uint8_t lanes[64];
+  for (int octet = 0; octet < 8; ++octet) {
+    const int bits = (mask >> (8 * octet)) & 0xFF;
+    const __m128i next = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    const __m128i pick = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSpread.lane[bits]));
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(lanes + 8 * octet), _mm_shuffle_epi8(next, pick));
+    p += __builtin_popcount(bits);
+  }
+  return load_b(lanes);
+}
+
+template <bool brain> GOSSAMER_INLINE __m256 widen(__m128i halves) {
+  if constexpr (brain) return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+  return _mm256_cvtph_ps(halves);
+}
+GOSSAMER_INLINE void columns_of_lanes(const float* lanes, F16 c[4]) {
+  const __m256i rows = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+  for (int j = 0; j < 4; ++j)
+    c[j] = {_mm256_i32gather_ps(lanes + j, rows, 4), _mm256_i32gather_ps(lanes + 32 + j, rows, 4)};
+}
+template <bool brain> GOSSAMER_INLINE void load_half_columns(const uint8_t* p, F16 c[4]) {
+  alignas(32) float lanes[64];
+  for (int i = 0; i < 8; ++i) _mm256_store_ps(lanes + 8 * i, widen<brain>(load_128(p + 16 * i)));
+  columns_of_lanes(lanes, c);
+}
+template <bool brain> GOSSAMER_INLINE void expand_half_columns(uint64_t mask, const uint8_t*& p, F16 c[4]) {
+  alignas(32) uint8_t lanes[128] = {};
+  for (; mask; mask &= mask - 1, p += 2) std::memcpy(lanes + 2 * __builtin_ctzll(mask), p, 2);
+  load_half_columns<brain>(lanes, c);
+}
+GOSSAMER_INLINE void expand_float_columns(uint64_t mask, const uint8_t*& p, F16 c[4]) {
+  alignas(32) float lanes[64] = {};
+  for (; mask; mask &= mask - 1, p += 4) std::memcpy(lanes + __builtin_ctzll(mask), p, 4);
+  columns_of_lanes(lanes, c);
+}
+
+}  // namespace
+}  // namespace gossamer

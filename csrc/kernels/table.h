@@ -1,0 +1,60 @@
+// The table of kernels of one instruction set, and the choice among them at run time.
+#pragma once
+
+#include <cstdint>
+
+#include "core/inline.h"
+#include "core/machine.h"
+#include "formats/views.h"
+
+namespace gossamer {
+
+// Tokens are cut into blocks of 12, 8, 4, 2 or 1 (whatever fits in the registers of the instruction set). Inside a block
+// the activations are stored [columns / granule][tokens of the block][granule], so that a kernel reads them in order.
+// A block that begins at token t starts at element t * padded_columns (and t * folds for the per-fold arrays).
+GOSSAMER_INLINE int block_tokens(int64_t remaining, int largest) {
+  if (largest >= 12 && remaining >= 12) return 12;
+  if (largest >= 8 && remaining >= 8) return 8;
+  return remaining >= 4 ? 4 : remaining >= 2 ? 2 : 1;
+}
+
+struct Activations {
+  int64_t tokens = 0;
+  int largest_block = 1;
+  const float* x = nullptr;           // float activations; columns of padding are zero
+  const float* group_sums = nullptr;  // [groups], sum of x over the columns of a group; one asymmetric token only
+  // int8 activations: x is about scales * (codes - zero), zero = 128 when codes are unsigned.
+  const uint8_t* codes = nullptr;
+  const float* scales = nullptr;   // [fold][tokens of the block]
+  const int32_t* sums = nullptr;   // sum of codes - zero over a fold, same shape
+  int fold_columns = 0;            // 32 or 64: columns summed in integers before a scale is applied
+};
+
+struct QuantizePlan {
+  int64_t columns = 0, padded_columns = 0;
+  int tokens = 0;           // of this block
+  int granule = 4;          // 4 or 16
+  int scale_columns = 64;   // columns that share a scale, 32 or 64
+  int fold_columns = 64;    // divides scale_columns
+  bool is_unsigned = false;
+};
+
+struct KernelTable {
+  const char* name;
+  int largest_block;
+  // x: first token of the block, tokens are `columns` apart.
+  void (*quantize)(const QuantizePlan&, const float* x, uint8_t* codes, float* scales, int32_t* sums);
+  // y[t * rows + o] for the rows of strips [first, last) and all tokens.
+  void (*integer)(const IntegerView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
+  void (*bitmask)(const BitmaskView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
+  void (*nm)(const NMView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
+};
+
+const KernelTable& active_table();
+Isa active_isa();
+const char* isa_name(Isa isa);
+
+// Throws std::invalid_argument for an unknown name or a level that this machine lacks.
+void set_isa(const char* name);
+
+}  // namespace gossamer

@@ -1,0 +1,89 @@
+"""Packed matrices on the CPU, run by `gossamer._native` (csrc/README.md states layouts and promises).
+
+Arrays are checked when a matrix is built and kept without a copy; they must not be changed afterwards. A call
+passes bare addresses, which keeps its overhead near a microsecond.
+
+O output features, I input features, T tokens.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.kernels.dispatch import native_module
+
+Meta = Mapping[str, Any]
+Tensors = Mapping[str, Tensor]
+
+
+class CpuMatrix:
+    """A packed matrix [O, I] and its product."""
+
+    __slots__ = ("_matmul", "_matrix", "num_inputs", "num_outputs")
+
+    def __init__(self, matrix: Any, shape: tuple[int, int]):
+        self._matrix = matrix
+        self._matmul = matrix.matmul
+        self.num_outputs, self.num_inputs = shape
+
+    def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
+        """Return y_TO = x W^T in float32. x_TI is contiguous float32 on the CPU.
+
+        `int8` rounds activations to 8 bits per 64 columns (32 when the weights have groups of 32); weights that
+        are floats ignore it. Raise ValueError for any other tensor: native code trusts the address it gets.
+        """
+        if x_TI.dtype is not torch.float32 or not x_TI.is_contiguous() or not x_TI.is_cpu:
+            raise ValueError(f"x: expected contiguous float32 on the CPU, got {x_TI.dtype} on {x_TI.device}")
+        num_tokens, num_inputs = x_TI.shape
+        if num_inputs != self.num_inputs:
+            raise ValueError(f"x: expected [tokens, {self.num_inputs}], got {list(x_TI.shape)}")
+        y_TO = torch.empty((num_tokens, self.num_outputs), dtype=torch.float32)
+        if num_tokens:
+            self._matmul(x_TI.data_ptr(), num_tokens, y_TO.data_ptr(), activations == "int8")
+        return y_TO
+
+    def unpack(self) -> Tensor:
+        """Return weight_OI in float32, as the native code reads the bytes."""
+        weight_OI = torch.empty((self.num_outputs, self.num_inputs), dtype=torch.float32)
+        self._matrix.unpack(weight_OI.data_ptr())
+        return weight_OI
+
+
+def integer(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
+    """Return the product of an `integer` matrix, or None without native kernels.
+
+    ValueError when tensors contradict `meta`; so too below.
+    """
+    native = native_module()
+    if native is None:
+        return None
+    shape = _shape(meta)
+    matrix = native.IntegerMatrix(shape, meta["bits"], meta["group_size"], **tensors)
+    return CpuMatrix(matrix, shape)
+
+
+def bitmask(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
+    """Return the product of a `bitmask` matrix; None without native kernels or when it is asymmetric."""
+    native = native_module()
+    if native is None or "minimum" in tensors:
+        return None
+    shape = _shape(meta)
+    matrix = native.BitmaskMatrix(shape, meta["values"], group_size=meta.get("group_size"), **tensors)
+    return CpuMatrix(matrix, shape)
+
+
+def nm(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
+    """Return the product of an `nm` matrix, or None without native kernels."""
+    native = native_module()
+    if native is None:
+        return None
+    shape = _shape(meta)
+    matrix = native.NMMatrix(shape, meta["keep"], meta["values"], group_size=meta.get("group_size"), **tensors)
+    return CpuMatrix(matrix, shape)
+
+
+def _shape(meta: Meta) -> tuple[int, int]:
+    num_outputs, num_inputs = meta["shape"]
+    return num_outputs, num_inputs
