@@ -68,8 +68,10 @@ def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Ten
     value_O = torch.empty(num_rows)
     scale_GO = torch.empty(num_inputs // size, num_rows)
     minimum_GO = torch.zeros_like(scale_GO)
+    importance_I = upper_II.diagonal() ** -2  # what a squared error of this input costs (eq. 2)
     if settings.act_order:
-        scale_OG, minimum_OG = fit_groups(layer.weight_OI, settings, mask_OI=layer.mask_OI)
+        importance_I = importance_I[order_I.argsort()]
+        scale_OG, minimum_OG = fit_groups(layer.weight_OI, settings, importance_I, layer.mask_OI)
         scale_GO.copy_(scale_OG.T)
         if minimum_OG is not None:
             minimum_GO.copy_(minimum_OG.T)
@@ -79,7 +81,8 @@ def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Ten
     def begin_window(start: int, stop: int) -> Decide:
         if not settings.act_order:
             mask_Og = None if layer.mask_OI is None else layer.mask_OI[:, start:stop]
-            scale_O, minimum_O = fit(weight_IO[start:stop].T.contiguous(), settings, None, mask_Og)
+            weight_Og = weight_IO[start:stop].T.contiguous()
+            scale_O, minimum_O = fit(weight_Og, settings, importance_I[start:stop], mask_Og)
             scale_GO[start // size] = scale_O
             if minimum_O is not None:
                 minimum_GO[start // size] = minimum_O

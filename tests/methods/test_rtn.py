@@ -1,0 +1,40 @@
+import pytest
+import torch
+
+from gossamer.errors import RecipeError
+from gossamer.methods import magnitude, rtn
+from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.rtn import RTN
+
+
+def weights(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.05
+
+
+def test_the_weight_is_what_its_codes_say():
+    layer = rtn.apply(LayerWeight(weights(6, 64)), None, RTN(bits=3, group_size=32), [])
+    assert torch.equal(layer.weight_OI, layer.quantized.dequantize())
+    assert layer.mask_OI is None
+    assert (layer.weight_OI - weights(6, 64)).abs().max() < 0.05
+
+
+def test_eight_bits_lose_little():
+    layer = rtn.apply(LayerWeight(weights(32, 128)), None, RTN(bits=8), [])
+    error = (layer.weight_OI - weights(32, 128)).norm() / weights(32, 128).norm()
+    assert error < 0.01
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_mask_is_preserved_exactly(symmetric):
+    pruned = magnitude.apply(LayerWeight(weights(6, 64)), None, magnitude.Magnitude(pattern="2:4"), [])
+    layer = rtn.apply(pruned, None, RTN(symmetric=symmetric), [])
+    assert torch.equal(layer.mask_OI, pruned.mask_OI)
+    assert torch.equal(layer.weight_OI, layer.quantized.dequantize() * layer.mask_OI)
+    zero_code = 8 if symmetric else 0
+    assert (layer.quantized.codes_OI[~layer.mask_OI] == zero_code).all()
+
+
+def test_quantizing_twice_is_refused():
+    layer = rtn.apply(LayerWeight(weights(2, 64)), None, RTN(), [])
+    with pytest.raises(RecipeError, match="only once"):
+        rtn.apply(layer, None, RTN(), [])
