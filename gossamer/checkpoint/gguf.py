@@ -105,9 +105,9 @@ class GGUFModelReader:
         return build_skeleton(self.config, len(self.file.tensors), str(self.file.path))
 
     def _fill(self, model: PreTrainedModel, names: list[str], dtype: torch.dtype) -> PreTrainedModel:
+        fill_buffers(model)
         for name in names:
             set_parameter(model, name, self.read(name).to(dtype))
-        fill_buffers(model)
         model.tie_weights()
         model.config.dtype = dtype
         return model.eval()

@@ -168,8 +168,8 @@ def share_of_zeros(weight: Tensor) -> float:
 def describe_format(meta: dict[str, Any]) -> str:
     """Return a packed weight's declaration in a few words: "bitmask int4 group 64"."""
     words = [str(meta["format"])]
-    if "n" in meta:
-        words.append(f"{meta['n']}:{meta.get('m', 16)}")
+    if "keep" in meta:
+        words.append(f"{meta['keep']}:16")
     if "values" in meta:
         words.append(str(meta["values"]))
     elif "dtype" in meta:
