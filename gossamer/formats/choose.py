@@ -4,8 +4,8 @@
     codes and mask      bitmask; nm if the mask is 4:16, 8:16 or 12:16 (every window keeping at least one);
                         integer if symmetric and no kept weight has the zero code
     floats, no mask     dense
-    floats and mask     bitmask; nm as above; block if the mask is made of whole blocks; dense if no kept
-    weight is zero
+    floats and mask     bitmask; nm as above, of 16-bit values; block if the mask is made of whole blocks;
+                        dense if no kept weight is zero
 
 A tie goes to the format named first in `candidates`. coo, csr and csc are for interchange and never chosen.
 
@@ -95,7 +95,7 @@ def _float_candidates(weight_OI: Tensor, mask_OI: Tensor | None, dtype: torch.dt
                 (BlockWeight.expected_bytes(declared), _block_packer(rounded, block, dtype, mask))
             )
     keep = fewest_slots(mask)
-    if keep is not None:
+    if keep is not None and dtype != torch.float32:
         declared = NmWeight.declare(mask, keep, dtype_name(dtype))
         candidates.append(
             (NmWeight.expected_bytes(declared), lambda: NmWeight.pack_float(rounded, mask, dtype))

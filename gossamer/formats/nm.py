@@ -37,6 +37,7 @@ from gossamer.formats.tiles import num_quads, num_strips, pad
 from gossamer.kernels import reference
 
 KEEP_CHOICES = (4, 8, 12)
+VALUE_CHOICES = ("int4", "int8", "float16", "bfloat16")
 
 
 class NmWeight(StoredWeight):
@@ -55,7 +56,7 @@ class NmWeight(StoredWeight):
     @classmethod
     def tensor_specs(cls, meta: Meta) -> Specs:
         num_outputs, num_inputs = read_shape(meta)
-        values = read_choice(meta, "values", VALUE_DTYPES)
+        values = read_choice(meta, "values", VALUE_CHOICES)
         keep = read_int(meta, "keep", 4, 12)
         require(keep in KEEP_CHOICES, "declaration: keep", "4, 8 or 12", keep)
         planes = (num_strips(num_outputs), num_quads(num_inputs) // 4, keep // 4)
@@ -88,10 +89,10 @@ class NmWeight(StoredWeight):
     def pack_float(
         cls, weight_OI: Tensor, mask_OI: Tensor, dtype: torch.dtype, keep: int | None = None
     ) -> "NmWeight":
-        """Return the kept weights rounded to `dtype`."""
+        """Return the kept weights rounded to `dtype` (float16 or bfloat16)."""
         check_mask(mask_OI, weight_OI)
         name = dtype_name(dtype)
-        require(name in FLOAT_DTYPES, "values", f"one of {', '.join(FLOAT_DTYPES)}", name)
+        require(name in ("float16", "bfloat16"), "nm: values", "float16 or bfloat16", name)
         return _pack(round_values(weight_OI, dtype), mask_OI, keep, name, None)
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""Products between packed weights and others: sparse x dense on the packed bytes, sparse x sparse through scipy.
+"""Products of packed weights: sparse x dense on the packed bytes, sparse x sparse through scipy.
 
 O output features of A, I input features of A, T tokens, M columns of B.
 """

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gossamer.errors import FormatError
 from gossamer.formats.checks import Meta, Specs, check_tensors, fail
-from gossamer.kernels import reference
+from gossamer.kernels import cpu, reference
+from gossamer.kernels.dispatch import native_available
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,9 @@ Operator = Callable[[Tensor, str], Tensor]
 """(x_TI float32, activations) -> y_TO float32."""
 
 ACTIVATIONS = ("float", "int8")
+
+NATIVE = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm}
+"""Format -> how to build its native product; None comes back when a kind has no kernel."""
 
 
 class StoredWeight(ABC):
@@ -129,21 +133,17 @@ def build_operator(meta: Meta, tensors: Mapping[str, Tensor]) -> Operator:
 
 
 def _native_operator(meta: Meta, tensors: Mapping[str, Tensor]) -> Operator | None:
-    if meta["format"] not in ("integer", "bitmask", "nm") or any(
-        t.device.type != "cpu" for t in tensors.values()
-    ):
+    build = NATIVE.get(meta["format"])
+    if build is None or not native_available() or any(t.device.type != "cpu" for t in tensors.values()):
         return None
     try:
-        from gossamer.kernels import cpu
-    except ImportError as error:
-        _say_once(f"native kernels are not available ({error}); using the slow reference in plain torch")
-        return None
-    matrix = getattr(cpu, meta["format"])(dict(meta), dict(tensors))
+        matrix = build(meta, tensors)
+    except ValueError as error:
+        raise FormatError(f"{_describe(meta)}: the native kernels refuse it: {error}") from error
     if matrix is None:
         _say_once(f"no native kernel for {_describe(meta)}; using the slow reference in plain torch")
         return None
-    operator: Operator = matrix.matmul
-    return operator
+    return matrix.matmul
 
 
 _said: set[str] = set()
