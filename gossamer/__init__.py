@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 from gossamer.checkpoint import autoload
 
 if TYPE_CHECKING:
+    from gossamer.checkpoint.export import export
+    from gossamer.checkpoint.loading import load
     from gossamer.checkpoint.summary import inspect
-    from gossamer.pipeline import benchmark, compress, evaluate, export, generate, load
-    from gossamer.report import report
+    from gossamer.evaluation.bench import benchmark
+    from gossamer.evaluation.evaluate import evaluate
+    from gossamer.pipeline import compress
 
 __version__ = "0.1.0"
 
@@ -20,8 +23,8 @@ _HOMES = {
     "inspect": "gossamer.checkpoint.summary",
     "compress": "gossamer.pipeline",
     "load": "gossamer.checkpoint.loading",
-    "evaluate": "gossamer.evaluation.run",
-    "benchmark": "gossamer.evaluation.run",
+    "evaluate": "gossamer.evaluation.evaluate",
+    "benchmark": "gossamer.evaluation.bench",
     "export": "gossamer.checkpoint.export",
 }
 

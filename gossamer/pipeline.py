@@ -42,7 +42,7 @@ from gossamer.formats.choose import pack
 from gossamer.methods.error import relative_output_error
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.magnitude import GlobalThreshold
-from gossamer.plan import Plan, head_is_tied, make_plan, select
+from gossamer.plan import Plan, make_plan, select
 from gossamer.recipe import METHODS, Recipe, Step, load_recipe
 
 Progress = Callable[[str, int, int], None]
@@ -480,7 +480,7 @@ def _global_thresholds(
             for name in source.architecture.linears(block):
                 for step in linears.get(name, ())[:1]:
                     if step in thresholds:
-                        weight = module.get_submodule(name.removeprefix(block + ".")).weight
+                        weight = module.get_submodule(name.removeprefix(block + ".")).get_parameter("weight")
                         thresholds[step].update(weight.detach())
         for threshold in thresholds.values() if reading == 0 else ():
             threshold.refine()
@@ -537,4 +537,3 @@ def _relative_error(dense_OI: Tensor, weight_OI: Tensor, statistic: Statistic | 
         return relative_output_error(dense_OI, weight_OI, statistic.value())
     total = float(dense_OI.square().sum())
     return float((dense_OI - weight_OI).square().sum()) / total if total else None
-

@@ -154,8 +154,8 @@ def _check(source: Source, selection: Selection) -> None:
         kinds = [isinstance(step.settings, Grid) for step in steps]
         if True in kinds and kinds.index(True) != len(kinds) - 1:
             raise RecipeError(
-                f"{name}: it is given the steps {', '.join(step.method for step in steps)}. Only the last one may quantize: "
-                f"prune first, and quantize once."
+                f"{name}: it is given the steps {', '.join(step.method for step in steps)}. "
+                f"Only the last one may quantize: prune first, and quantize once."
             )
 
 

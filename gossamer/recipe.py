@@ -16,7 +16,7 @@ output head; a full name without wildcards matches whatever bears it. `sparsity`
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
@@ -73,7 +73,7 @@ class Step:
     @property
     def needs(self) -> type | None:
         """The statistic that the method asks for."""
-        return self.settings.needs  # type: ignore[attr-defined, no-any-return]
+        return self.settings.needs  # type: ignore[attr-defined]
 
     def matches(self, name: str, part: str) -> bool:
         """True if the step is meant for the module `name`, which lies in `part` (linear, embeddings or head)."""
@@ -102,7 +102,7 @@ class Recipe:
     """A whole recipe. Build one with `load_recipe` or `parse_recipe`."""
 
     steps: tuple[Step, ...]
-    calibration: Calibration = Calibration()
+    calibration: Calibration = field(default_factory=Calibration)
     skip: tuple[str, ...] = ()
     description: str = ""
 
@@ -211,7 +211,9 @@ class _Reader:
     def _step(self, data: Any, index: int) -> Step:
         place = ("steps", index)
         if not isinstance(data, dict):
-            raise self._error(place, f"a step is a table such as {{layers: '*', method: wanda}}, got {data!r}")
+            raise self._error(
+                place, f"a step is a table such as {{layers: '*', method: wanda}}, got {data!r}"
+            )
         fields = dict(data)
         name = fields.pop("method", None)
         if name not in METHODS:
@@ -260,7 +262,9 @@ class _Reader:
             key = [part for part in first["loc"] if isinstance(part, str)]
             message = first["msg"].removeprefix("Value error, ")
             got = "" if isinstance(first["input"], dict) else f", got {first['input']!r}"
-            raise self._error((*place, *key), f"`{'.'.join(key) or model.__name__}`: {message}{got}") from error
+            raise self._error(
+                (*place, *key), f"`{'.'.join(key) or model.__name__}`: {message}{got}"
+            ) from error
         except RecipeError as error:
             raise self._error(place, str(error)) from error
 

@@ -29,7 +29,7 @@ class _Reached(Exception):  # noqa: N818 - control flow: the model stops here on
 
 @contextmanager
 def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ observed on the way and what was measured afterwards. `config.json` carries the 
 transformers hands a quantizer nothing else; the two are written from one value.
 """
 
+import contextlib
 import json
 import os
 import tempfile
@@ -46,6 +47,16 @@ def add_measurement(folder: str | Path, name: str, values: dict[str, Any]) -> No
     manifest = read_manifest(folder)
     manifest.setdefault("measured", {})[name] = values
     write_json(Path(folder) / MANIFEST_NAME, manifest)
+
+
+def remember(model: str | Path, name: str, values: dict[str, Any]) -> None:
+    """Keep what was measured in the manifest of a compressed folder, for the report; of other models nothing.
+
+    A folder that may not be written to is left as it is: the figures have been printed.
+    """
+    if (Path(model) / MANIFEST_NAME).is_file():
+        with contextlib.suppress(PermissionError):
+            add_measurement(model, name, values)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,6 +23,7 @@ from gossamer.errors import CheckpointError
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
 from gossamer.layers.replace import replace_module
+from gossamer.layers.step_threads import quiet_steps
 
 QUANT_METHOD = "gossamer"
 
@@ -90,6 +91,7 @@ class GossamerQuantizer(HfQuantizer):
         for name, embedding in self._tied_modules(model):
             if isinstance(model.get_submodule(name), nn.Identity):
                 replace_module(model, name, embedding)
+        quiet_steps(model)
         return model
 
     def _tied_modules(self, model: PreTrainedModel) -> Iterator[tuple[str, PackedEmbedding]]:

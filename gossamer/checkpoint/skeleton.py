@@ -96,7 +96,7 @@ def build_skeleton(config: PretrainedConfig, num_tensors: int, where: str) -> Pr
 def fill_buffers(model: PreTrainedModel) -> None:
     """Give buffers on the meta device (rotary frequencies, position ids) the values their classes compute.
 
-    To be called while the parameters are on the meta device: the classes initialise those along with the buffers.
+    To be called while the parameters are on the meta device: the classes initialise both.
     """
     for module in model.modules():
         absent = [name for name, b in module.named_buffers(recurse=False) if b.device.type == "meta"]

@@ -4,6 +4,7 @@ Colours are roles ("role:accent"); the page replaces them by those of the light 
 in. plotly reads a little markup in texts, so that everything that comes from a manifest is escaped here.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -77,6 +78,7 @@ def heat_map(
 
 def size_bars(models: Sequence[tuple[str, dict[str, float]]]) -> Figure:
     """One bar a model, stacked by part; `models` are (name, bytes of each part)."""
+    totals = [sum(parts.values()) / 1e6 for _, parts in models]
     others = [part for _, parts in models for part in parts if part not in PARTS]
     data = []
     for number, part in enumerate((*PARTS, *dict.fromkeys(others))):
@@ -102,7 +104,19 @@ def size_bars(models: Sequence[tuple[str, dict[str, float]]]) -> Figure:
             "bargap": 0.35,
             "height": 130 + 44 * len(models),
             "margin": {"l": 10, "r": 10, "t": 10, "b": 40},
-            "xaxis": {"title": {"text": "MB"}, "rangemode": "tozero", "automargin": True},
+            "xaxis": {"title": {"text": "MB"}, "range": [0, 1.12 * max(totals) or 1], "automargin": True},
+            "annotations": [
+                {
+                    "x": total,
+                    "y": index,
+                    "text": size(1e6 * total),
+                    "xanchor": "left",
+                    "xshift": 6,
+                    "showarrow": False,
+                    "font": {"color": "role:muted"},
+                }
+                for index, total in enumerate(totals)
+            ],
             "yaxis": {"autorange": "reversed", "automargin": True, "showgrid": False},
             "legend": {"orientation": "h", "traceorder": "normal", "y": 1.02, "yanchor": "bottom", "x": 0},
         },
@@ -132,15 +146,20 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Figure:
                         "size": 11,
                         "color": "role:muted" if dense else "role:accent",
                         "symbol": "circle-open" if dense else "circle",
-                        "line": {"width": 2},
+                        "line": {"width": 2, "color": "role:muted" if dense else "role:accent"},
                     },
                 }
             )
     lowest, highest = min(point.y for point in points), max(point.y for point in points)
     y_axis: dict[str, Any] = {"title": {"text": y_title}, "automargin": True}
     if lowest > 0 and highest > 5 * lowest:
-        y_axis["type"] = "log"
-        y_axis["dtick"] = "D2"
+        bottom, top = math.log10(lowest) - 0.1, math.log10(highest) + 0.1
+        steps = [
+            step * 10.0**power for power in range(math.floor(bottom), math.ceil(top)) for step in (1, 2, 5)
+        ]
+        shown = [step for step in steps if bottom <= math.log10(step) <= top]
+        y_axis |= {"type": "log", "range": [bottom, top]}
+        y_axis |= {"tickvals": shown, "ticktext": [f"{step:g}" for step in shown]}
     else:
         room = 0.2 * (highest - lowest) or 0.2 * abs(highest) or 1.0
         y_axis["range"] = [max(0.0, lowest - room), highest + room]

@@ -53,11 +53,13 @@ def make_table(manifests: Sequence[Any], names: Sequence[str]) -> Table:
     """Return the table of these compressed models and their parents (each parent once, before its models)."""
     columns: list[Column] = []
     seen: list[str] = []
+    one_parent = len({parent_key(manifest) for manifest in manifests}) == 1
     for manifest, name in zip(manifests, names, strict=True):
         parent = parent_key(manifest)
         if parent not in seen:
             seen.append(parent)
-            columns.append(Column(f"{parent_name(manifest)}, dense", _best_parent(manifests, parent), True))
+            dense_name = "dense parent" if one_parent else f"{parent_name(manifest)}, dense"
+            columns.append(Column(dense_name, _best_parent(manifests, parent), True))
         position = 1 + max(i for i, each in enumerate(columns) if parent_key(each.manifest) == parent)
         columns.insert(position, Column(name, manifest, False))
     return Table(columns, [_row(line, columns) for line in _LINES], _remarks(manifests))

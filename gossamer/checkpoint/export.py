@@ -1,0 +1,75 @@
+"""Write a compressed model for other tools: the weights unpacked, zeros as zeros, in an ordinary folder."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
+from gossamer.checkpoint.side_files import copy_side_files
+from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.writer import FolderWriter, check_target
+from gossamer.errors import UsageError
+from gossamer.layers.packed_module import PackedModule
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def export(
+    model: str | Path,
+    out: str | Path,
+    *,
+    format: str = "dense",
+    dtype: str = "float32",
+    overwrite: bool = False,
+) -> Path:
+    """Write `model` as a plain safetensors folder, which every tool loads.
+
+    Args:
+        model: a folder that Gossamer compressed (or any model that it reads: a GGUF file, for example).
+        out: the folder to write.
+        format: "dense", the only one so far.
+        dtype: float32 keeps the values exactly; bfloat16 and float16 round them (zeros stay zeros).
+
+    Raises:
+        UsageError: unknown format or dtype, or `out` exists. CheckpointError: `model` cannot be read.
+    """
+    if format != "dense":
+        raise UsageError(f"format '{format}': expected 'dense'.")
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype '{dtype}': expected one of {', '.join(DTYPES)}.")
+    out = Path(out)
+    check_target(out, overwrite)
+    source = open_model(model)
+    config = source.config.to_dict()
+    config.pop("quantization_config", None)
+    config.pop("_name_or_path", None)
+    loaded = source.model if source.kind == "gossamer" else source.load_dense(DTYPES[dtype])
+    config |= {"dtype": dtype, "architectures": [type(loaded).__name__]}
+    tied = {copy for copy, _original in source.architecture.tied}
+    with FolderWriter(out, overwrite) as writer:
+        packed = {name: module for name, module in loaded.named_modules() if isinstance(module, PackedModule)}
+        held: set[str] = set()
+        for name, module in packed.items():
+            if module.meta is None or f"{name}.weight" in tied:
+                continue
+            held |= {f"{name}.{key}" for key in module.packed_tensors()}
+            writer.add({f"{name}.weight": _as_stored(source, name, module.packed.unpack()).to(DTYPES[dtype])})
+        for name, tensor in loaded.state_dict().items():
+            if name not in held and name not in tied and name not in writer.tensor_bytes:
+                writer.add({name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor})
+        copy_side_files(source, writer.folder)
+        if source.kind == "gossamer":
+            record = {key: read_manifest(source.path).get(key) for key in ("parent", "recipe", "calibration")}
+            writer.add_json("sparsity.json", {"written_from": MANIFEST_NAME, **record})
+        writer.add_json("config.json", json.loads(json.dumps(config, default=str)))
+        writer.finish()
+        return writer.commit()
+
+
+def _as_stored(source: Source, name: str, weight_OI: Tensor) -> Tensor:
+    """Turn a weight [O, I] the way that the architecture keeps it: Conv1D is [I, O]."""
+    transposed = isinstance(source.reader.skeleton.get_submodule(name), Conv1D)
+    return weight_OI.T.contiguous() if transposed else weight_OI

@@ -1,0 +1,216 @@
+"""What the commands show a person: tables on stdout, progress bars on stderr."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+MB = 1e6
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar for each thing that is being done; on stderr, and plain lines where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+        said: set[tuple[str, int]] = set()
+
+        def advance(what: str, done: int, total: int) -> None:
+            if not console.is_terminal:
+                tenth = 10 * done // max(total, 1)
+                if (what, tenth) not in said:
+                    said.add((what, tenth))
+                    console.print(f"{what}: {done}/{total}", highlight=False)
+                return
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield advance
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    return table
+
+
+def _rows(title: str, rows: list[tuple[str, str]]) -> None:
+    table = _table(title, "", "")
+    table.show_header = False
+    for name, value in rows:
+        table.add_row(name, value)
+    _out().print(table)
+
+
+def _mb(num_bytes: float | None) -> str:
+    return "not measured" if num_bytes is None else f"{num_bytes / MB:,.1f} MB"
+
+
+def _number(value: float | None, digits: int = 2, unit: str = "") -> str:
+    return "not measured" if value is None else f"{value:,.{digits}f}{unit}"
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    table = _table(
+        f"{summary['model_class']} ({summary['model_type']}), {summary['num_blocks']} blocks, "
+        f"{summary['num_parameters']:,} parameters, {_mb(summary['size_bytes'])} on disk, "
+        f"{summary['bits_per_parameter']:.2f} bits per parameter, sparsity of blocks {summary['sparsity']:.1%}",
+        "matrix",
+        "shape",
+        "format",
+        "sparsity",
+        "bytes",
+    )
+    for matrix in summary["matrices"]:
+        rows, columns = matrix["shape"]
+        table.add_row(
+            matrix["name"],
+            f"{rows} x {columns}",
+            matrix["format"],
+            f"{matrix['sparsity']:.1%}",
+            f"{matrix['size_bytes']:,}",
+        )
+    _out().print(table)
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    _rows(
+        f"plan for {plan['model']} (nothing is written)",
+        [
+            (
+                "matrices touched",
+                f"{len(plan['layers'])} (of {plan['num_linears']} linears and the embeddings)",
+            ),
+            ("size in bf16", _mb(plan["parent_bf16_bytes"])),
+            ("predicted size of the weights", _mb(plan["predicted_bytes"])),
+            ("memory needed, about", _mb(plan["memory_bytes"])),
+        ],
+    )
+    table = _table("steps", "layer", "steps")
+    groups: dict[str, list[str]] = {}
+    for name, steps in plan["layers"].items():
+        text = ", then ".join(
+            " ".join(
+                [step["method"], *(f"{k}={v}" for k, v in step.items() if k not in ("method", "layers"))]
+            )
+            for step in steps
+        )
+        groups.setdefault(text, []).append(name)
+    for text, names in groups.items():
+        table.add_row(names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more", text)
+    _out().print(table)
+
+
+def print_compressed(result: dict[str, Any]) -> None:
+    size, run, parent = result["size"], result["run"], result["parent"]
+    shares = [
+        (layer["sparsity"], layer["shape"][0] * layer["shape"][1], layer["block"])
+        for layer in result["layers"]
+    ]
+    inside = [(share, count) for share, count, block in shares if block is not None]
+    total = sum(count for _share, count in inside)
+    sparsity = sum(share * count for share, count in inside) / total if total else 0.0
+    _rows(
+        f"wrote {result['folder']}",
+        [
+            ("size", f"{_mb(size['total_bytes'])} ({_mb(parent['bf16_bytes'])} in bf16)"),
+            ("sparsity of the blocks", f"{sparsity:.2%}"),
+            ("matrices packed", str(len(result["layers"]))),
+            ("time", _number(run["seconds"], 1, " s")),
+            (
+                "peak memory",
+                f"{_mb(run['peak_memory_bytes'])} own, {_mb(run['peak_resident_bytes'])} with mapped files",
+            ),
+            ("largest difference after loading", f"{result['reload_max_difference']:.1e}"),
+            *[("note", note) for note in result["notes"]],
+        ],
+    )
+    noted = [(layer["name"], note) for layer in result["layers"] for note in layer["notes"]]
+    if noted:
+        _rows(f"{len(noted)} notes on layers; the first are", noted[:5])
+
+
+def print_evaluation(result: dict[str, Any]) -> None:
+    skipped = ("model", "parent", "size_bytes", "parent_size_bytes", "parent_bf16_bytes")
+    rows = [("size", f"{_mb(result['size_bytes'])}")]
+    if result["parent"] is not None:
+        rows.append(
+            (
+                "parent's size",
+                f"{_mb(result['parent_size_bytes'])} on disk, {_mb(result['parent_bf16_bytes'])} in bf16",
+            )
+        )
+    for name, value in result.items():
+        if name not in skipped and value is not None:
+            rows.append((name.replace("_", " "), f"{value:,.4f}" if isinstance(value, float) else str(value)))
+    _rows(f"{result['model']} on {result.get('tokens') or result.get('sentences')} tokens or sentences", rows)
+
+
+def print_benchmark(result: dict[str, Any]) -> None:
+    against = result.get("against")
+    columns = ["", result["model"], *([against["model"], "ratio", "spread"] if against else [])]
+    table = _table(f"{result['threads']} threads, prompt of {result['prompt_tokens']} tokens", *columns)
+    lines = [
+        ("decode, tokens/s", "decode_tokens_per_s", "decode", 1.0),
+        ("prefill, tokens/s", "prefill_tokens_per_s", "prefill", 1.0),
+        ("load, s", "load_seconds", "load", 1.0),
+        ("peak memory, MB", "peak_memory_bytes", "memory", MB),
+        ("weights read for a token, MB", "weight_bytes_per_token", None, MB),
+        ("share of the bandwidth roofline", "roofline_share", None, 1.0),
+    ]
+    for label, key, ratio_key, unit in lines:
+        row = [label, *[_scaled(each[key], unit) for each in (result, against) if each is not None]]
+        ratio = result["ratios"].get(ratio_key) if against and ratio_key else None
+        if ratio is not None:
+            row += [f"{ratio['ratio']:.2f}", f"{ratio['low']:.2f} to {ratio['high']:.2f}"]
+        table.add_row(*row)
+    console = _out()
+    console.print(table)
+    console.print(
+        f"read bandwidth {result['read_bandwidth_gb_per_s']:.1f} GB/s, {result['repeats']} rounds, {result['cpu']}"
+        + (", NOISY: other processes or the hypervisor took time" if result["noisy"] else "")
+    )
+
+
+def _scaled(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:,.2f}"
+
+
+def print_recipes(recipes: dict[str, Any]) -> None:
+    table = _table("shipped recipes", "name", "what it does")
+    table.columns[1].justify = "left"
+    for name, recipe in recipes.items():
+        table.add_row(name, recipe["description"])
+    _out().print(table)
+
+
+def print_demo(result: dict[str, Any]) -> None:
+    table = _table(
+        result["title"], "model", "size", "perplexity", "KL", "decode tok/s", "x dense bf16", "peak memory"
+    )
+    for row in result["rows"]:
+        table.add_row(
+            row["name"],
+            _mb(row["size_bytes"]),
+            _number(row.get("perplexity")),
+            _number(row.get("kl_mean"), 3),
+            _number(row.get("decode_tokens_per_s"), 1),
+            _number(row.get("decode_ratio"), 2),
+            _mb(row.get("peak_memory_bytes")),
+        )
+    console = _out()
+    console.print(table)
+    for line in result["notes"]:
+        console.print(line)
+    console.print(f"report: {result['report']}")

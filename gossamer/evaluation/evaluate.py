@@ -1,0 +1,193 @@
+"""Measure the quality of a model on a text, beside its dense parent: what `gossamer evaluate` does.
+
+Causal models: perplexity, bits per byte, KL divergence and agreement. Masked models: pseudo-perplexity. Bare
+encoders: cosine between the sentence embeddings of model and parent.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from gossamer.checkpoint.loading import Loaded, load
+from gossamer.checkpoint.source import open_model
+from gossamer.data.deduplicate import deduplicate
+from gossamer.data.sources import Document, read_documents
+from gossamer.data.tokens import Windows, tokenize, windows
+from gossamer.errors import DataError, UsageError
+from gossamer.evaluation.divergence import compare
+from gossamer.evaluation.perplexity import perplexity
+from gossamer.evaluation.pseudo_perplexity import pseudo_perplexity
+from gossamer.evaluation.tasks import embedding_cosine, mean_pooled_embeddings
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, done, total)."""
+DEFAULT_LENGTH, DEFAULT_WINDOWS = 1024, 64
+PSEUDO_LENGTH, PSEUDO_WINDOWS, PSEUDO_POSITIONS = 128, 16, 16
+NUM_SENTENCES = 512
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    return
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    text: str | Path,
+    against: str | Path | None = None,
+    length: int | None = None,
+    num_windows: int | None = None,
+    stride: int | None = None,
+    activations: str = "float",
+    progress: Progress = _silent,
+) -> dict[str, Any]:
+    """Measure `model` on `text`, and `against` (its parent) on the same windows in the same pass.
+
+    Args:
+        model: folder, GGUF file or hub id.
+        text: file, folder or data set; nothing that the model was calibrated on.
+        against: the dense parent; without it the figures that compare are None.
+        length: tokens in a window; 1024, or what the model has positions for.
+        num_windows: at most so many windows, from the start of the text.
+        stride: tokens from window to window; default: no overlap.
+        activations: "float" or "int8" for packed integer linears.
+        progress: called as the work goes on.
+
+    Returns:
+        JSON-able figures; see docs/evaluation.md for each of them.
+
+    Raises:
+        GossamerError: a model or text that cannot be read, or that do not belong together.
+    """
+    subject = load(model, activations=activations)
+    parent = None if against is None else load(against, dtype=torch.float32)
+    result: dict[str, Any] = {
+        "model": str(model),
+        "parent": None if against is None else str(against),
+        "activations": activations,
+        "size_bytes": open_model(model).size_bytes,
+        "parent_size_bytes": None if against is None else open_model(against).size_bytes,
+        "parent_bf16_bytes": None if against is None else 2 * open_model(against).num_parameters,
+    }
+    if subject.tokenizer is None:
+        raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")
+    documents = deduplicate(read_documents(text)).documents
+    kind = _kind(subject.model)
+    if kind == "embeddings":
+        return {**result, **_embeddings(subject, parent, documents, progress)}
+    default = DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH
+    length = length or _fitting(default, subject.model)
+    limit = num_windows or (DEFAULT_WINDOWS if kind == "causal" else PSEUDO_WINDOWS)
+    stream = tokenize(documents, subject.tokenizer, Path(text).name)
+    cut = windows(stream, length, stride, limit)
+    measure = _causal if kind == "causal" else _masked
+    return {**result, **measure(subject, parent, cut, progress)}
+
+
+def _kind(model: PreTrainedModel) -> str:
+    if model.config.is_encoder_decoder:
+        raise UsageError(
+            f"{type(model).__name__}: perplexity of encoder-decoders is not measured; use your task's own metric."
+        )
+    if model.can_generate():
+        return "causal"
+    return "masked" if model.get_output_embeddings() is not None else "embeddings"
+
+
+def _fitting(length: int, model: PreTrainedModel) -> int:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return length if limit is None else min(length, int(limit))
+
+
+def _causal(subject: Loaded, parent: Loaded | None, cut: Windows, progress: Progress) -> dict[str, Any]:
+    def advance(done: int, total: int) -> None:
+        progress("perplexity", done, total)
+
+    if parent is None:
+        own = perplexity(subject.model, cut, advance)
+        compared: dict[str, Any] = dict.fromkeys(
+            (
+                "parent_perplexity",
+                "parent_bits_per_byte",
+                "kl_mean",
+                "top1_agreement",
+                "perplexity_ratio",
+                "perplexity_ratio_ci95",
+            )
+        )
+    else:
+        both = compare(subject.model, parent.model, cut, advance)
+        own = both.model
+        compared = {
+            "parent_perplexity": both.parent.perplexity,
+            "parent_bits_per_byte": both.parent.bits_per_byte,
+            "kl_mean": both.kl_mean,
+            "top1_agreement": both.top1_agreement,
+            "perplexity_ratio": both.perplexity_ratio,
+            "perplexity_ratio_ci95": both.perplexity_ratio_ci95,
+        }
+    return {
+        "perplexity": own.perplexity,
+        "bits_per_byte": own.bits_per_byte,
+        "perplexity_signature": own.signature,
+        "tokens": own.tokens,
+        **compared,
+    }
+
+
+def _masked(subject: Loaded, parent: Loaded | None, cut: Windows, progress: Progress) -> dict[str, Any]:
+    def measure(loaded: Loaded) -> Any:
+        return pseudo_perplexity(
+            loaded.model, subject.tokenizer, cut, positions=PSEUDO_POSITIONS,
+            progress=lambda done, total: progress("pseudo-perplexity", done, total),
+        )  # fmt: skip
+
+    own = measure(subject)
+    other = None if parent is None else measure(parent)
+    return {
+        "pseudo_perplexity": own.pseudo_perplexity,
+        "pseudo_perplexity_signature": own.signature,
+        "tokens": own.tokens,
+        "parent_pseudo_perplexity": None if other is None else other.pseudo_perplexity,
+    }
+
+
+def _embeddings(
+    subject: Loaded, parent: Loaded | None, documents: Iterable[Document], progress: Progress
+) -> dict[str, Any]:
+    if parent is None:
+        raise UsageError("an encoder without a head is judged beside its parent: give it with --against.")
+    sentences = first_sentences(documents, NUM_SENTENCES)
+    progress("sentence embeddings", 0, 2)
+    own = mean_pooled_embeddings(subject.model, subject.tokenizer, sentences)
+    progress("sentence embeddings", 1, 2)
+    other = mean_pooled_embeddings(parent.model, subject.tokenizer, sentences)
+    progress("sentence embeddings", 2, 2)
+    cosine_S = embedding_cosine(own, other)
+    return {
+        "sentences": len(sentences),
+        "embedding_cosine_mean": float(cosine_S.mean()),
+        "embedding_cosine_min": float(cosine_S.min()),
+        "embedding_cosine_p05": float(cosine_S.quantile(0.05)),
+    }
+
+
+def first_sentences(documents: Iterable[Document], count: int) -> list[str]:
+    """The first `count` sentences of 5 to 60 words, taken in turn from the documents' texts.
+
+    Raises DataError when there is none.
+    """
+    found: list[str] = []
+    for document in documents:
+        for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])|\n+", document.text):
+            if 5 <= len(sentence.split()) <= 60:
+                found.append(sentence.strip())
+                if len(found) == count:
+                    return found
+    if not found:
+        raise DataError("expected sentences of 5 to 60 words in the text, found none.")
+    return found

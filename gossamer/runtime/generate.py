@@ -1,0 +1,102 @@
+"""Write text with a model, token by token, through transformers' own generation."""
+
+from collections.abc import Iterator
+from threading import Thread
+from typing import Any
+
+import torch
+from transformers import TextIteratorStreamer
+
+from gossamer.checkpoint.loading import Loaded
+from gossamer.errors import RunError, UsageError
+
+
+def generate(
+    loaded: Loaded,
+    prompt: str,
+    *,
+    max_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+) -> Iterator[str]:
+    """Yield the continuation of `prompt` piece by piece; with a chat template the prompt is a user's message.
+
+    Args:
+        max_tokens: at most so many new tokens.
+        temperature: 0 = always the most likely token.
+        top_k: sample among the k most likely tokens; 0 = all.
+        top_p: sample among the fewest tokens of that total probability.
+        seed: makes sampling repeatable.
+
+    Raises:
+        UsageError: not a text generator, an empty or too long prompt, or settings out of range.
+    """
+    model, tokenizer = loaded
+    if tokenizer is None or not model.can_generate():
+        raise UsageError(f"{type(model).__name__} does not generate text from a prompt.")
+    if max_tokens < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise UsageError(
+            "expected max-tokens >= 1, temperature >= 0, top-k >= 0 and 0 < top-p <= 1, got "
+            f"{max_tokens}, {temperature}, {top_k} and {top_p}."
+        )
+    inputs = _encode(tokenizer, prompt)
+    _check_length(model, inputs["input_ids"].shape[1], max_tokens)
+    settings: dict[str, Any] = {"do_sample": temperature > 0}
+    if temperature > 0:
+        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    else:
+        settings |= {"temperature": None, "top_k": None, "top_p": None}
+    if seed is not None:
+        torch.manual_seed(seed)
+    return _stream(model, tokenizer, inputs, {**settings, "max_new_tokens": max_tokens})
+
+
+def _encode(tokenizer: Any, prompt: str) -> dict[str, torch.Tensor]:
+    if getattr(tokenizer, "chat_template", None):
+        message = [{"role": "user", "content": prompt}]
+        encoded = tokenizer.apply_chat_template(
+            message, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+    else:
+        encoded = tokenizer(prompt, return_tensors="pt")
+    if not encoded["input_ids"].numel():
+        raise UsageError("the prompt is empty: give at least one word.")
+    return {key: encoded[key] for key in ("input_ids", "attention_mask") if key in encoded}
+
+
+def _check_length(model: Any, prompt_tokens: int, max_tokens: int) -> None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and prompt_tokens + max_tokens > limit:
+        raise UsageError(
+            f"{prompt_tokens} tokens of prompt and {max_tokens} new ones exceed the model's {limit} positions."
+        )
+
+
+def _stream(
+    model: Any, tokenizer: Any, inputs: dict[str, torch.Tensor], settings: dict[str, Any]
+) -> Iterator[str]:
+    """Run the generation in a thread of its own and yield what it writes as it comes."""
+    streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with torch.inference_mode():
+                model.generate(**inputs, **settings, streamer=streamer, pad_token_id=_pad(tokenizer))
+        except BaseException as error:
+            failures.append(error)
+            streamer.end()
+
+    thread = Thread(target=run, name="gossamer-generate", daemon=True)
+    thread.start()
+    yield from streamer
+    thread.join()
+    if failures:
+        raise RunError(f"generation failed: {failures[0]}") from failures[0]
+
+
+def _pad(tokenizer: Any) -> int | None:
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
