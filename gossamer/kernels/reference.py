@@ -22,6 +22,9 @@ Tensors = Mapping[str, Tensor]
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 """Code width -> widths of the bit planes it is split into, low bits first."""
 
+PIECE = 2**19
+"""Weights that are widened to float32 at a time: 2 MiB, which a second-level cache holds."""
+
 
 # ---- products ----------------------------------------------------------------------------------------------
 
@@ -42,8 +45,12 @@ def nm_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str = "fl
 
 
 def dense_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str = "float") -> Tensor:
-    """Return y_TO = x W^T for the `dense` format, in float32."""
-    return functional.linear(x_TI, tensors["weight"].to(torch.float32))
+    """Return y_TO = x W^T for the `dense` format, in float32; 16-bit weights are widened piece by piece."""
+    weight_OI = tensors["weight"]
+    if weight_OI.dtype == torch.float32:
+        return functional.linear(x_TI, weight_OI)
+    pieces = weight_OI.split(max(1, PIECE // weight_OI.shape[1]))
+    return torch.cat([functional.linear(x_TI, piece.to(torch.float32)) for piece in pieces], dim=1)
 
 
 def block_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str = "float") -> Tensor:

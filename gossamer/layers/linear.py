@@ -72,7 +72,10 @@ class SparseLinear(PackedModule):
 
     @classmethod
     def from_linear(cls, linear: nn.Module, mask_OI: Tensor | None = None) -> Self:
-        """Return the float form of an nn.Linear or Conv1D; shares its parameters where it can."""
+        """Return the float form of an nn.Linear or Conv1D.
+
+        It takes over the parameters (a Conv1D's weight is transposed into a new one) and zeroes what the mask removes.
+        """
         weight = linear.get_parameter("weight")
         if not isinstance(linear, nn.Linear):  # Conv1D keeps [I, O]
             weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=weight.requires_grad)
