@@ -47,6 +47,7 @@ def read_folder(path: Path) -> ModelFolder:
     """Check config.json and every weight file's header; raise CheckpointError at the first fault."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: expected a model folder or a .gguf file, got neither.")
+    _refuse_ggufs(path)
     config = read_config(path)
     _refuse_adapters(path)
     weight_files, tensors = _read_weights(path)
@@ -106,11 +107,6 @@ def _read_weights(folder: Path) -> tuple[tuple[Path, ...], dict[str, StoredTenso
             "unpickling executes whatever code the file contains. If you trust the file, convert it once:\n"
             + CONVERT.format(folder=folder)
         )
-    ggufs = sorted(file.name for file in folder.glob("*.gguf"))
-    if ggufs:
-        raise CheckpointError(
-            f"{folder}: expected {SINGLE}, got GGUF files. Give the path of one: {folder / ggufs[0]}"
-        )
     raise CheckpointError(
         f"{folder}: expected {SINGLE} or {INDEX}, found no weights. Is the download complete?"
     )
@@ -156,6 +152,14 @@ def _compare_shard(file: Path, promised: set[str], stored: set[str]) -> None:
         f"{' and '.join(faults)}. "
         "The shards and the index are of different models or versions: download them together."
     )
+
+
+def _refuse_ggufs(folder: Path) -> None:
+    ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+    if ggufs and not (folder / SINGLE).exists() and not (folder / INDEX).exists():
+        raise CheckpointError(
+            f"{folder}: expected {SINGLE}, got GGUF files. Give the path of one: {folder / ggufs[0]}"
+        )
 
 
 def _refuse_adapters(folder: Path) -> None:
