@@ -24,4 +24,4 @@ def relative_output_error(dense_OI: Tensor, compressed_OI: Tensor, gram_II: Tens
 
 
 def _energy(weight_OI: Tensor, gram_II: Tensor) -> float:
-    return float(((weight_OI @ gram_II) * weight_OI).sum(dtype=weight_OI.dtype).double())
+    return float(((weight_OI @ gram_II) * weight_OI).double().sum())

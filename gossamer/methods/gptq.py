@@ -35,8 +35,9 @@ class GPTQ(Grid):
 
     damping: float = Field(default=0.01, ge=0.0, le=1.0)
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
-    act_order: bool = False
-    """Quantize the inputs of largest norm first, with all scales fitted at the start."""
+    act_order: bool = True
+    """Quantize the inputs of largest norm first, with all scales fitted at the start; false: in their order,
+    the scales of a group fitted when it is reached."""
 
 
 def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes: list[str]) -> LayerWeight:

@@ -86,9 +86,17 @@ class NM:
         """The share of zeros that the pattern implies."""
         return 1 - self.n / self.m
 
+    def require(self, sparsity: float) -> None:
+        """Raise RecipeError if `sparsity` is not what the pattern implies."""
+        if abs(sparsity - self.sparsity) > 1e-6:
+            raise RecipeError(
+                f"pattern {self} implies sparsity {self.sparsity:g}, but sparsity {sparsity:g} was given."
+                f" Leave sparsity out, set it to {self.sparsity:g}, or choose another pattern."
+            )
+
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
-        """Return mask_OI; `sparsity` must be what the pattern implies."""
-        assert abs(sparsity - self.sparsity) < 1e-6
+        """Return mask_OI; RecipeError if `sparsity` is not what the pattern implies."""
+        self.require(sparsity)
         num_rows, num_inputs = score_OI.shape
         score_OI = _scores_within(score_OI, within_OI)
         whole = num_inputs // self.m * self.m

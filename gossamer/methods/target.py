@@ -4,6 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gossamer.errors import RecipeError
 from gossamer.methods.pattern import NM, PatternField, Unstructured
 
 
@@ -21,12 +22,10 @@ class PruneTarget(BaseModel):
     @model_validator(mode="after")
     def _sparsity_agrees_with_pattern(self) -> Self:
         if isinstance(self.pattern, NM) and self.sparsity is not None:
-            implied = self.pattern.sparsity
-            if abs(self.sparsity - implied) > 1e-6:
-                raise ValueError(
-                    f"pattern {self.pattern} implies sparsity {implied:g}, but sparsity {self.sparsity:g} was"
-                    f" given. Leave sparsity out, set it to {implied:g}, or choose another pattern."
-                )
+            try:
+                self.pattern.require(self.sparsity)
+            except RecipeError as error:
+                raise ValueError(str(error)) from error  # pydantic adds the place in the recipe
         return self
 
     @property

@@ -33,7 +33,7 @@ def test_codes_and_weights_equal_the_published_equations(bits, group, damping, s
     layer = LayerWeight(weight_OI)
     if sparse:
         layer = sparsegpt.apply(layer, gram, SparseGPT(pattern="8:16"), [])
-    settings = GPTQ(bits=bits, group_size=group, damping=damping, search=False)
+    settings = GPTQ(bits=bits, group_size=group, damping=damping, search=False, act_order=False)
     result = gptq.apply(layer, gram, settings, [])
     weight, codes = reference.gptq(
         layer.weight_OI.double().numpy(),
@@ -50,6 +50,19 @@ def test_codes_and_weights_equal_the_published_equations(bits, group, damping, s
     np.testing.assert_allclose(
         result.weight_OI.numpy(), weight, atol=2.1 * np.abs(weight).max() / 2 ** (bits - 1)
     )
+
+
+def test_act_order_is_the_same_equations_on_inputs_sorted_by_norm():
+    weight_OI, gram = case()
+    matrix = gram.value().double().numpy()
+    order = np.argsort(-np.diag(matrix), kind="stable")
+    result = gptq.apply(LayerWeight(weight_OI), gram, GPTQ(group_size=None, search=False), [])
+    weight, codes = reference.gptq(
+        weight_OI.double().numpy()[:, order], matrix[np.ix_(order, order)], bits=4, group=192
+    )
+    same = (result.quantized.codes_OI.numpy()[:, order] == codes).all(axis=1)
+    assert same.mean() >= 0.7
+    np.testing.assert_allclose(result.weight_OI.numpy()[:, order][same], weight[same], atol=1e-6)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

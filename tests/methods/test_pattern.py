@@ -127,6 +127,11 @@ def test_a_pattern_that_cannot_be_meant_is_an_error_with_examples(text):
         parse_pattern(text)
 
 
+def test_a_sparsity_that_contradicts_nm_is_refused():
+    with pytest.raises(RecipeError, match=r"2:4 implies sparsity 0.5, but sparsity 0.7"):
+        NM(2, 4).keep_largest(torch.rand(2, 8), 0.7)
+
+
 def test_a_large_matrix_keeps_exact_counts():
     score_OI = scores((2048, 576), 0)
     assert Unstructured().keep_largest(score_OI, 0.7).sum() == round(0.3 * score_OI.numel())
