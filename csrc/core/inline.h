@@ -3,3 +3,4 @@
 #pragma once
 
 #define GOSSAMER_INLINE inline __attribute__((always_inline))
+#define GOSSAMER_LAMBDA __attribute__((always_inline))

@@ -44,17 +44,22 @@ struct Rows {
         count(static_cast<int>(smaller(kStripRows, m.rows - strip * kStripRows))) {}
 
   GOSSAMER_INLINE void store(int64_t token, F16 v) const {
-    float* out = y + token * stride;
-    if (count == kStripRows) return store_f(out, v);
-    float rows[kStripRows];
-    store_f(rows, v);
-    for (int r = 0; r < count; ++r) out[r] = rows[r];
+    if (count == kStripRows) store_f(y + token * stride, v);
+    else store_few(token, v);
   }
   GOSSAMER_INLINE F16 load(int64_t token) const {
-    const float* in = y + token * stride;
-    if (count == kStripRows) return load_f(in);
+    return count == kStripRows ? load_f(y + token * stride) : load_few(token);
+  }
+
+ private:
+  __attribute__((noinline)) void store_few(int64_t token, const F16& v) const {
+    float rows[kStripRows];
+    store_f(rows, v);
+    for (int r = 0; r < count; ++r) y[token * stride + r] = rows[r];
+  }
+  __attribute__((noinline)) F16 load_few(int64_t token) const {
     float rows[kStripRows] = {};
-    for (int r = 0; r < count; ++r) rows[r] = in[r];
+    for (int r = 0; r < count; ++r) rows[r] = y[token * stride + r];
     return load_f(rows);
   }
 };

@@ -73,7 +73,7 @@ struct IntegerDecoder {
   }
 
   template <class Sink> GOSSAMER_INLINE void bytes(Cursor& c, const Sink& sink) const {
-    unroll<kStepQuads>([&](auto q) __attribute__((always_inline)) {
+    unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       if constexpr (bits == 4) {  // odd quads stay where they are: no shift
         const B64 pair = load_b(c.c4 + 64 * (q / 2));
         if constexpr (q % 2) sink(q, Const<kHighShift>{}, high_nibbles(pair));
@@ -86,18 +86,18 @@ struct IntegerDecoder {
   }
 
   template <class Sink> GOSSAMER_INLINE void floats(Cursor& c, const Sink& sink) const {
-    unroll<kStepQuads>([&](auto q) __attribute__((always_inline)) {
+    unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       F16 v[4];
       if constexpr (bits == 4) {
         constexpr int shift = 4 * (q % 2);
         const B64 pair = load_b(c.c4 + 64 * (q / 2));
-        unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = lookup(table, dwords<8 * j + shift>(pair)); });
+        unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = lookup(table, dwords<8 * j + shift>(pair)); });
       } else if constexpr (kLookup) {
         const B64 u = codes<q>(c);
-        unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = lookup(table, dwords<8 * j>(u)); });
+        unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = lookup(table, dwords<8 * j>(u)); });
       } else {
         const B64 s = bits == 8 ? xor_b(codes<q>(c), set1_b(128)) : sub_b(codes<q>(c), set1_b(kZero));
-        unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = column<j>(s); });
+        unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = column<j>(s); });
       }
       sink(q, v);
     });
@@ -125,7 +125,7 @@ struct BitmaskDecoder {
   }
 
   template <class Sink> GOSSAMER_INLINE void bytes(Cursor& c, const Sink& sink) const {
-    unroll<kStepQuads>([&](auto q) __attribute__((always_inline)) {
+    unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       const uint64_t mask = load_u64(c.mask, q);
       if constexpr (kind == Values::int8) {
         sink(q, Const<0>{}, xor_b(expand_bytes(mask, c.even), set1_b(128)));
@@ -140,16 +140,16 @@ struct BitmaskDecoder {
   }
 
   template <class Sink> GOSSAMER_INLINE void floats(Cursor& c, const Sink& sink) const {
-    unroll<kStepQuads>([&](auto q) __attribute__((always_inline)) {
+    unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       const uint64_t mask = load_u64(c.mask, q);
       F16 v[4];
       if constexpr (kind == Values::nibble) {
         constexpr int shift = 4 * (q % 2);
         const B64 spread = expand_bytes(mask, q % 2 ? c.odd : c.even);
-        unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = lookup(table, dwords<8 * j + shift>(spread)); });
+        unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = lookup(table, dwords<8 * j + shift>(spread)); });
       } else if constexpr (kind == Values::int8) {
         const B64 spread = expand_bytes(mask, c.even);
-        unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = column<j>(spread); });
+        unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = column<j>(spread); });
       } else if constexpr (kind == Values::float32) {
         expand_float_columns(mask, c.even, v);
       } else {

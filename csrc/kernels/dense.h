@@ -29,8 +29,8 @@ void matvec_float(const Decoder& decoder, const Activations& act, float* y, int6
     for (int64_t group = 0; group < m.groups; ++group) {
       F16 acc[4] = {zero_f(), zero_f(), zero_f(), zero_f()};
       for (int64_t step = 0; step < group_steps; ++step, x += kStepColumns)
-        decoder.floats(cursor, [&](auto q, const F16* v) __attribute__((always_inline)) {
-          unroll<4>([&](auto j) __attribute__((always_inline)) { acc[j] = fma_f(v[j], set1_f(x[4 * q + j]), acc[j]); });
+        decoder.floats(cursor, [&](auto q, const F16* v) GOSSAMER_LAMBDA {
+          unroll<4>([&](auto j) GOSSAMER_LAMBDA { acc[j] = fma_f(v[j], set1_f(x[4 * q + j]), acc[j]); });
         });
       const F16 sum = add_f(add_f(acc[0], acc[1]), add_f(acc[2], acc[3]));
       if constexpr (Decoder::kScaled) {
@@ -66,8 +66,8 @@ void matvec_int8(const Decoder& decoder, const Activations& act, float* y, int64
       for (; fold < end; ++fold) {
         // kZero * sum(x) is what the unsigned codes count too much.
         I16 low = set1_i(-Decoder::kZero * act.sums[fold]), high = set1_i(0);
-        unroll<fold_steps>([&](auto) __attribute__((always_inline)) {
-          decoder.bytes(cursor, [&](auto q, auto shift, B64 u) __attribute__((always_inline)) {
+        unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
+          decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
             I16& acc = shift ? high : low;
             acc = dot_code<Decoder>(acc, u, broadcast4(x + 4 * q));
           });
@@ -102,7 +102,7 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
       scale = scales.of(group, Decoder::kUnit);
       if (scales.minimum) offset = scales.offset(group, Decoder::kZero);
     }
-    decoder.floats(cursor, [&](auto q, const F16* v) __attribute__((always_inline)) {
+    decoder.floats(cursor, [&](auto q, const F16* v) GOSSAMER_LAMBDA {
       for (int j = 0; j < 4; ++j) {
         const F16 w = Decoder::kScaled ? fma_f(v[j], scale, offset) : v[j];
         store_f(panel.weights[done + 4 * q + j], w);
@@ -115,22 +115,18 @@ template <int size>
 void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const Rows& rows, int64_t token, bool begin) {
   constexpr int chains = size >= 8 ? 1 : size >= 4 ? 2 : 4;  // enough independent sums to hide the latency
   F16 acc[chains][size];
-  for (int t = 0; t < size; ++t) {
-    acc[0][t] = begin ? zero_f() : rows.load(token + t);
-    for (int c = 1; c < chains; ++c) acc[c][t] = zero_f();
-  }
+  unroll<chains * size>([&](auto i) GOSSAMER_LAMBDA { acc[i / size][i % size] = zero_f(); });
+  if (!begin) unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[0][t] = rows.load(token + t); });
   for (int64_t k = 0; k < columns; k += chains) {
-    unroll<chains>([&](auto c) __attribute__((always_inline)) {
+    unroll<chains>([&](auto c) GOSSAMER_LAMBDA {
       const F16 w = load_f(panel.weights[k + c]);
-      unroll<size>([&](auto t) __attribute__((always_inline)) {
-        acc[c][t] = fma_f(w, set1_f(x[(k + c) * size + t]), acc[c][t]);
-      });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[c][t] = fma_f(w, set1_f(x[(k + c) * size + t]), acc[c][t]); });
     });
   }
-  for (int t = 0; t < size; ++t) {
-    for (int c = 1; c < chains; ++c) acc[0][t] = add_f(acc[0][t], acc[c][t]);
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+    unroll<chains - 1>([&](auto c) GOSSAMER_LAMBDA { acc[0][t] = add_f(acc[0][t], acc[c + 1][t]); });
     rows.store(token + t, acc[0][t]);
-  }
+  });
 }
 
 struct IntegerPanel {
@@ -152,7 +148,7 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
     const int64_t group = scales.group_of(column + done), step = done / kStepColumns;
     store_f(panel.scale[step], scales.of(group, 1.0f));
     if (panel.asymmetric) store_f(panel.offset[step], scales.offset(group, Decoder::kZero));
-    decoder.bytes(cursor, [&](auto q, auto shift, B64 u) __attribute__((always_inline)) {
+    decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
       store_b(panel.codes[done / 4 + q], right_words<shift>(u));
     });
   }
@@ -162,26 +158,29 @@ template <int size, bool small>
 void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_sum, int64_t columns,
                  int fold_columns, const Rows& rows, int64_t token, bool begin) {
   F16 total[size];
-  for (int t = 0; t < size; ++t) total[t] = begin ? zero_f() : rows.load(token + t);
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
+  if (!begin) unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = rows.load(token + t); });
   for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_sum += size) {
     I16 acc[size];
-    for (int t = 0; t < size; ++t) acc[t] = set1_i(-panel.zero * x_sum[t]);
-    for (int64_t q = column / 4; q < (column + fold_columns) / 4; ++q) {
-      const B64 u = load_b(panel.codes[q]);
-      unroll<size>([&](auto t) __attribute__((always_inline)) {
-        const B64 s = broadcast4(x + (q * size + t) * 4);
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(-panel.zero * x_sum[t]); });
+    for (const uint8_t* u_at = panel.codes[column / 4]; u_at < panel.codes[(column + fold_columns) / 4]; u_at += 64) {
+      const B64 u = load_b(u_at);
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+        const B64 s = broadcast4(x + 4 * t);
         acc[t] = small ? dot_small(acc[t], u, s) : dot(acc[t], u, s);
       });
+      x += 4 * size;
     }
     const int64_t step = column / kStepColumns;
     const F16 scale = load_f(panel.scale[step]);
-    for (int t = 0; t < size; ++t) total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]);
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]); });
     if (!panel.asymmetric) continue;
     const F16 offset = load_f(panel.offset[step]);
-    for (int t = 0; t < size; ++t)
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA {
       total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_sum[t])), total[t]);
+    });
   }
-  for (int t = 0; t < size; ++t) rows.store(token + t, total[t]);
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { rows.store(token + t, total[t]); });
 }
 
 struct Sweep {

@@ -32,10 +32,10 @@ void run_bitmask(const BitmaskView& m, const Activations& act, bool int8, float*
 
 void run_nm(const NMView& m, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
   switch (m.kind) {
-    case Values::nibble: return nm_run<Values::nibble>(m, act, int8, y, first, last);
-    case Values::int8: return nm_run<Values::int8>(m, act, int8, y, first, last);
-    case Values::float16: return nm_run<Values::float16>(m, act, int8, y, first, last);
-    case Values::bfloat16: return nm_run<Values::bfloat16>(m, act, int8, y, first, last);
+    case Values::nibble: return nm_planes<Values::nibble>(m, act, int8, y, first, last);
+    case Values::int8: return nm_planes<Values::int8>(m, act, int8, y, first, last);
+    case Values::float16: return nm_planes<Values::float16>(m, act, int8, y, first, last);
+    case Values::bfloat16: return nm_planes<Values::bfloat16>(m, act, int8, y, first, last);
     case Values::float32: return;  // not a format: validation refuses it
   }
 }

@@ -28,9 +28,9 @@ struct NMPlane {
 
   GOSSAMER_INLINE void floats(F16 table, F16 v[4]) const {
     if constexpr (kind == Values::nibble)
-      unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = lookup(table, dwords<8 * j + 4>(raw)); });
+      unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = lookup(table, dwords<8 * j + 4>(raw)); });
     else if constexpr (kind == Values::int8)
-      unroll<4>([&](auto j) __attribute__((always_inline)) { v[j] = column<j>(load_b(values)); });
+      unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = column<j>(load_b(values)); });
     else
       load_half_columns<kind == Values::bfloat16>(values, v);
   }
@@ -39,7 +39,7 @@ struct NMPlane {
   GOSSAMER_INLINE B64 bytes() const { return kind == Values::nibble ? nibble_values(raw) : load_b(values); }
 };
 
-template <Values kind, int size>
+template <Values kind, int planes, int size>
 void nm_float(const NMView& m, const Activations& act, int64_t token, float* y, int64_t strip) {
   constexpr bool scaled = kind == Values::nibble || kind == Values::int8;
   constexpr int chains = size >= 8 ? 1 : size >= 2 ? 2 : 4;
@@ -47,35 +47,34 @@ void nm_float(const NMView& m, const Activations& act, int64_t token, float* y, 
   const Scales scales(m, strip);
   const float* x = act.x + token * m.padded_columns();
   F16 acc[chains][size];
-  for (auto& chain : acc)
-    for (F16& sum : chain) sum = zero_f();
-  int64_t plane = strip * m.windows() * m.planes;
+  unroll<chains * size>([&](auto i) GOSSAMER_LAMBDA { acc[i / size][i % size] = zero_f(); });
+  int64_t plane = strip * m.windows() * planes;
   for (int64_t group = 0, column = 0; group < m.groups; ++group) {
     F16 scale = set1_f(1);
     if constexpr (scaled) scale = scales.of(group, NMPlane<kind>::kUnit);
     for (const int64_t end = column + m.group_columns(); column < end; column += 16, x += 16 * size)
-      for (int p = 0; p < m.planes; ++p, ++plane) {
+      for (int p = 0; p < planes; ++p, ++plane) {
         const NMPlane<kind> entries(m, plane);
         F16 v[4];
         entries.floats(table, v);
-        unroll<4>([&](auto j) __attribute__((always_inline)) {
+        unroll<4>([&](auto j) GOSSAMER_LAMBDA {
           const I16 index = dwords<8 * j>(entries.raw);
           const F16 w = scaled ? mul_f(v[j], scale) : v[j];
-          unroll<size>([&](auto t) __attribute__((always_inline)) {
+          unroll<size>([&](auto t) GOSSAMER_LAMBDA {
             acc[j % chains][t] = fma_f(w, lookup(load_f(x + 16 * t), index), acc[j % chains][t]);
           });
         });
       }
   }
   const Rows rows(m, y, strip);
-  for (int t = 0; t < size; ++t) {
-    for (int c = 1; c < chains; ++c) acc[0][t] = add_f(acc[0][t], acc[c][t]);
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+    unroll<chains - 1>([&](auto c) GOSSAMER_LAMBDA { acc[0][t] = add_f(acc[0][t], acc[c + 1][t]); });
     rows.store(token + t, acc[0][t]);
-  }
+  });
 }
 
 // Activations are unsigned (code + 128): what is counted too much is 128 * sum(w), the same for all tokens.
-template <Values kind, int size>
+template <Values kind, int planes, int size>
 void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, int64_t strip) {
   const int64_t folds = m.padded_columns() / act.fold_columns, group_folds = m.group_columns() / act.fold_columns;
   const Scales scales(m, strip);
@@ -83,35 +82,40 @@ void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, i
   const float* x_scale = act.scales + token * folds;
   const B64 ones = set1_b(1);
   F16 total[size];
-  for (F16& sum : total) sum = zero_f();
-  int64_t plane = strip * m.windows() * m.planes;
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
+  int64_t plane = strip * m.windows() * planes;
   const int fold_windows = act.fold_columns / 16;
   for (int64_t group = 0, fold = 0; group < m.groups; ++group) {
     const F16 scale = scales.of(group, NMPlane<kind>::kByteUnit);
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
     for (; fold < end; ++fold, x_scale += size) {
       I16 acc[size], weights = set1_i(0);
-      for (I16& sum : acc) sum = set1_i(0);
-      for (int window = 0; window < fold_windows; ++window, x += 16 * size)
-        for (int p = 0; p < m.planes; ++p, ++plane) {
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(0); });
+      const auto add_window = [&](auto) GOSSAMER_LAMBDA {
+        for (int p = 0; p < planes; ++p, ++plane) {
           const NMPlane<kind> entries(m, plane);
           const B64 index = entries.indices(), w = entries.bytes();
           weights = dot_small(weights, ones, w);
-          unroll<size>([&](auto t) __attribute__((always_inline)) {
+          unroll<size>([&](auto t) GOSSAMER_LAMBDA {
             const B64 fetched = shuffle16(broadcast16(x + 16 * t), index);
             acc[t] = kind == Values::nibble ? dot_small(acc[t], fetched, w) : dot(acc[t], fetched, w);
           });
         }
+        x += 16 * size;
+      };
+      unroll<2>(add_window);
+      if (fold_windows == 4) unroll<2>(add_window);
       const I16 excess = left_i<7>(weights);
-      for (int t = 0; t < size; ++t)
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
         total[t] = fma_f(to_float(sub_i(acc[t], excess)), mul_f(scale, set1_f(x_scale[t])), total[t]);
+      });
     }
   }
   const Rows rows(m, y, strip);
-  for (int t = 0; t < size; ++t) rows.store(token + t, total[t]);
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { rows.store(token + t, total[t]); });
 }
 
-template <Values kind>
+template <Values kind, int planes>
 void nm_run(const NMView& m, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
   constexpr bool integer = kind == Values::nibble || kind == Values::int8;
   const int64_t bytes = m.padded_columns() * (int8 ? 1 : 4), blocks = kNMTokenBytes / (bytes * kLargestBlock);
@@ -120,9 +124,16 @@ void nm_run(const NMView& m, const Activations& act, bool int8, float* y, int64_
     for (int64_t strip = first; strip < last; ++strip)
       for_blocks(t, smaller(t + run, act.tokens), act.tokens, [&](auto size, int64_t token) {
         if constexpr (integer)
-          if (int8) return nm_int8<kind, size>(m, act, token, y, strip);
-        nm_float<kind, size>(m, act, token, y, strip);
+          if (int8) return nm_int8<kind, planes, size>(m, act, token, y, strip);
+        nm_float<kind, planes, size>(m, act, token, y, strip);
       });
+}
+
+template <Values kind>
+void nm_planes(const NMView& m, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+  if (m.planes == 1) return nm_run<kind, 1>(m, act, int8, y, first, last);
+  if (m.planes == 2) return nm_run<kind, 2>(m, act, int8, y, first, last);
+  return nm_run<kind, 3>(m, act, int8, y, first, last);
 }
 
 }  // namespace

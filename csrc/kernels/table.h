@@ -26,14 +26,14 @@ struct Activations {
   // int8 activations: x is about scales * (codes - zero), zero = 128 when codes are unsigned.
   const uint8_t* codes = nullptr;
   const float* scales = nullptr;   // [fold][tokens of the block]
-  const int32_t* sums = nullptr;   // sum of codes - zero over a fold, same shape
+  const int32_t* sums = nullptr;   // sum of signed codes over a fold, same shape; not filled for unsigned ones
   int fold_columns = 0;            // 32 or 64: columns summed in integers before a scale is applied
 };
 
 struct QuantizePlan {
   int64_t columns = 0, padded_columns = 0;
   int tokens = 0;           // of this block
-  int granule = 4;          // 4 or 16
+  int granule = 4;          // 4, or 16 when unsigned
   int scale_columns = 64;   // columns that share a scale, 32 or 64
   int fold_columns = 64;    // divides scale_columns
   bool is_unsigned = false;
