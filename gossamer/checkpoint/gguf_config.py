@@ -15,6 +15,7 @@ import transformers
 from transformers import PretrainedConfig
 
 from gossamer.checkpoint.gguf_header import GGUFFile
+from gossamer.checkpoint.quiet import quiet
 from gossamer.errors import CheckpointError, UnsupportedModelError
 
 Value = TypeVar("Value", int, float, str)
@@ -75,7 +76,8 @@ def read_config(file: GGUFFile) -> PretrainedConfig:
     settings = {**_shared(file), **build(metadata)}
     name = settings.pop("config")
     try:
-        return getattr(transformers, name)(**settings)
+        with quiet():
+            return getattr(transformers, name)(**settings)
     except Exception as error:  # configs validate themselves in many ways
         raise CheckpointError(
             f"{file.path}: expected metadata that make a {name}, got {type(error).__name__}: {error!s:.300}."
@@ -83,12 +85,19 @@ def read_config(file: GGUFFile) -> PretrainedConfig:
 
 
 def _shared(file: GGUFFile) -> dict[str, Any]:
+    vocab_size = file.tensors["token_embd.weight"].shape[0]
     ids = {}
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        value = file.metadata.get(f"tokenizer.ggml.{key}_token_id")
-        ids[f"{name}_token_id"] = value if type(value) is int else None
+        full = f"tokenizer.ggml.{key}_token_id"
+        value = file.metadata.get(full)
+        if value is not None and not (type(value) is int and 0 <= value < vocab_size):
+            raise CheckpointError(
+                f"{file.path}, key {full!r}: expected a token of the vocabulary (0 to {vocab_size - 1}), "
+                f"got {value!r:.40}. The file is corrupted: copy or download it again."
+            )
+        ids[f"{name}_token_id"] = value
     return {
-        "vocab_size": file.tensors["token_embd.weight"].shape[0],
+        "vocab_size": vocab_size,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "dtype": "float32",
         **ids,

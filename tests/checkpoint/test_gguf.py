@@ -199,7 +199,8 @@ def test_an_unknown_architecture_is_refused_with_the_known_ones(tmp_path: Path) 
 
 def test_metadata_that_contradict_the_tensors_are_refused(tmp_path: Path) -> None:
     path = write_gguf(tiny_model("llama"), "llama", tmp_path / "model.gguf")
-    changes = ((b"llama.block_count", 3), (b"llama.feed_forward_length", 97), (b"llama.block_count", 2**30))
+    changes = [(b"llama.block_count", 3), (b"llama.feed_forward_length", 97), (b"llama.block_count", 2**30)]
+    changes += [(b"tokenizer.ggml.eos_token_id", 260), (b"llama.attention.head_count_kv", 0)]
     for key, value in changes:
         data = bytearray(path.read_bytes())
         place = data.index(key) + len(key) + 4

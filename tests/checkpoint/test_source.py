@@ -1,4 +1,5 @@
 import hashlib
+import json
 import logging
 import os
 from pathlib import Path
@@ -8,11 +9,15 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from gossamer.checkpoint import hub
+from gossamer.checkpoint.quantizer import quantization_config
 from gossamer.checkpoint.source import open_model
+from gossamer.checkpoint.summary import summarise
 from gossamer.errors import CheckpointError
+from gossamer.formats.choose import pack
 from tests.models import KINDS, save_tiny, tiny_inputs, tiny_model
 
 
@@ -185,6 +190,44 @@ def test_without_network_or_cache_the_error_says_what_to_do(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     with pytest.raises(CheckpointError, match=r"'owner/absent'.*no route to host.*no copy is cached"):
         open_model("owner/absent")
+
+
+def save_packed(folder: Path) -> tuple[torch.Tensor, int]:
+    """Write a tiny Llama with one packed linear; return (its unpacked weight_OI, bytes of the packed tensors)."""
+    model = save_tiny("llama", folder)
+    name = "model.layers.1.mlp.up_proj"
+    weight_OI = model.get_submodule(name).weight.detach().clone()
+    packed = pack(weight_OI, weight_OI.abs() > weight_OI.abs().median(), None, float_dtype=torch.float16)
+    tensors = model.state_dict()
+    del tensors[f"{name}.weight"]
+    tensors |= {f"{name}.{key}": tensor for key, tensor in packed.tensors().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = quantization_config({name: packed.meta()}, {})
+    (folder / "config.json").write_text(json.dumps(config))
+    return packed.unpack(), packed.num_bytes
+
+
+def test_a_compressed_folder_opens_with_its_packed_modules(tmp_path: Path) -> None:
+    weight_OI, num_bytes = save_packed(tmp_path)
+    source = open_model(tmp_path)
+    assert (source.kind, source.auto_class_name) == ("gossamer", "LlamaForCausalLM")
+    assert source.num_parameters == sum(p.numel() for p in tiny_model("llama").parameters())
+    assert "model.layers.1.mlp.up_proj" in source.architecture.all_linears
+    x_TI = torch.randn(3, 64, generator=torch.Generator().manual_seed(0))
+    found = source.model.model.layers[1].mlp.up_proj(x_TI)
+    torch.testing.assert_close(found, x_TI @ weight_OI.T, rtol=1e-4, atol=1e-5)
+    (matrix,) = (m for m in summarise(source).matrices if m.name == "model.layers.1.mlp.up_proj")
+    assert (matrix.format, matrix.size_bytes, matrix.sparsity) == ("bitmask float16", num_bytes, 0.5)
+
+
+def test_a_compressed_folder_that_lacks_a_packed_tensor_is_refused(tmp_path: Path) -> None:
+    save_packed(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.mask"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"up_proj\.mask"):
+        open_model(tmp_path).model  # noqa: B018
 
 
 @pytest.mark.slow
