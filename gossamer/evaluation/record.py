@@ -121,7 +121,7 @@ def plain(value: float | None, digits: int = 3) -> str | None:
         return None
     if value == 0:
         return "0"
-    magnitude = math.floor(math.log10(abs(value)))
+    magnitude = int(f"{value:.{digits - 1}e}".partition("e")[2])
     if not -5 < magnitude < 15:
         return f"{value:.{digits - 1}e}"
     return f"{value:,.{max(0, digits - 1 - magnitude)}f}"

@@ -325,7 +325,7 @@ def _run(manifest: Any) -> Facts:
         ("Time", seconds(number(manifest, "run", "seconds"))),
         ("Peak memory", size(number(manifest, "run", "peak_memory_bytes"))),
         ("Peak with mapped files", size(number(manifest, "run", "peak_resident_bytes"))),
-        ("Threads", plain(number(manifest, "run", "threads"))),
+        ("Threads", text(manifest, "run", "threads")),
         ("Processor", text(manifest, "run", "cpu")),
         ("Largest difference after loading again", plain(number(manifest, "reload_max_difference"))),
     ]
