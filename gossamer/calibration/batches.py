@@ -28,14 +28,16 @@ def position_limit(model: PreTrainedModel) -> int | None:
 
 
 def model_batches(model: PreTrainedModel, ids_NL: Tensor, notes: list[str]) -> list[dict[str, Tensor]]:
-    """Return batches of about 2048 tokens. Encoder-decoders see the text on both sides.
+    """Return batches of about 2048 tokens, the first of one sample. Encoder-decoders see the text on both sides.
 
     A model that listens (Whisper) is given seeded noise for its encoder, and `notes` says so.
     """
     per_batch = max(1, TOKENS_PER_BATCH // ids_NL.shape[1])
     batches: list[dict[str, Tensor]] = []
     generator = torch.Generator().manual_seed(0)
-    for ids in ids_NL.split(per_batch):
+    for ids in (ids_NL[:1], *ids_NL[1:].split(per_batch)):
+        if not len(ids):
+            continue
         if model.main_input_name == "input_features":
             config = model.config
             shape = (len(ids), config.num_mel_bins, 2 * config.max_source_positions)

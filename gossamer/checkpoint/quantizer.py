@@ -7,6 +7,7 @@ buffers of the declared types and shapes; transformers then fills them like any 
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -70,9 +71,11 @@ class GossamerQuantizer(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> PreTrainedModel:
         config = self.quantization_config
+        self.packed_names: set[str] = set()
         for declared, meta in config.modules.items():
             name = _name_in(model, declared)
             if name is not None:
+                self.packed_names.add(name)
                 replace_module(model, name, _packed_module(model.get_submodule(name), declared, meta))
         tied_weights = set()
         for name, embedding in self._tied_modules(model):
@@ -102,6 +105,13 @@ class GossamerQuantizer(HfQuantizer):
                 embedding = model.get_submodule(owner_name)
                 assert isinstance(embedding, PackedEmbedding)
                 yield name, embedding
+
+    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Packed tensors keep the type that they are stored in, whatever transformers wants for a model's weights."""
+        name = converter.target_patterns[0] if converter.target_patterns else ""
+        if name.rpartition(".")[0] in self.packed_names:
+            return None
+        return super().get_new_dtype(converter, param, dtype)
 
     def is_serializable(self) -> bool:
         return False

@@ -1,0 +1,44 @@
+# `make demo` and `make test` set everything up in .venv by themselves; nothing else has to be installed but Python >= 3.11,
+# its venv module, and a C++ compiler. Once set up, both work offline.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_INDEX ?=
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: demo test check kernels-bench quality-bench docs clean
+
+demo: $(VENV)/.ready
+	$(BIN)/gossamer demo
+
+test: $(VENV)/.ready-dev check
+	$(BIN)/pytest
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+kernels-bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/kernels.py
+
+quality-bench: $(VENV)/.ready
+	$(BIN)/python benchmarks/quality.py
+
+docs: $(VENV)/.ready
+	$(BIN)/python scripts/command_reference.py
+
+$(VENV)/.ready: $(SOURCES)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready
+	$(PIP) --editable ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist
