@@ -83,13 +83,16 @@ class Pool {
 
  private:
   void claim_all() {
+    uint32_t done = 0;
     uint64_t word = ticket_.load(std::memory_order_acquire);
     while (Ticket::next(word) < Ticket::total(word)) {
       if (!ticket_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel)) continue;
       task_(context_, Ticket::next(word));
-      if (remaining_.fetch_sub(1, std::memory_order_acq_rel) == 1) remaining_.notify_one();
+      ++done;
       word = ticket_.load(std::memory_order_acquire);
     }
+    // Reported once, not per task: the counter is shared. Until then this job cannot end and no other can begin.
+    if (done != 0 && remaining_.fetch_sub(done, std::memory_order_acq_rel) == done) remaining_.notify_one();
   }
 
   void work() {

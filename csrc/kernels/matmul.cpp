@@ -14,6 +14,7 @@ namespace {
 
 // Below this many multiply-adds, waking another thread costs more than it brings.
 constexpr int64_t kParallelWork = 96 * 1024;
+constexpr int64_t kTaskWork = 256 * 1024;  // worth claiming: claims of several threads cost each other time
 constexpr int64_t kPackTokens = 24;  // a multiple of all block sizes above 1
 
 // Memory that grows and is kept for the next call of the same thread.
@@ -129,10 +130,11 @@ Activations prepare(const KernelTable& table, const Shape& m, const float* x, in
 template <class View, class Kernel>
 void run(const View& w, const Kernel& kernel, const float* x, int64_t tokens, float* y, bool int8, bool windows) {
   const Activations act = prepare(active_table(), w, x, tokens, int8, windows, workspace());
-  const int64_t strips = w.strips(), threads = num_threads();
-  if (threads == 1 || w.rows * w.columns * tokens < kParallelWork) return kernel(w, act, int8, y, 0, strips);
-  // A few tasks for each thread: one that loses its CPU then holds up only a part.
-  const int64_t tasks = std::min({strips, threads * 4, int64_t{kMaxTasks}});
+  const int64_t strips = w.strips(), threads = num_threads(), multiply_adds = w.rows * w.columns * tokens;
+  if (threads == 1 || multiply_adds < kParallelWork) return kernel(w, act, int8, y, 0, strips);
+  // Several tasks for each thread where that pays: one that loses its CPU then holds up only a part.
+  const int64_t rounds = std::clamp<int64_t>(multiply_adds / kTaskWork / threads, 1, 8);
+  const int64_t tasks = std::min({strips, threads * rounds, int64_t{kMaxTasks}});
   parallel_for(tasks, [&](int64_t i) { kernel(w, act, int8, y, strips * i / tasks, strips * (i + 1) / tasks); });
 }
 
