@@ -80,7 +80,9 @@ def nm(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
     if native is None:
         return None
     shape = _shape(meta)
-    matrix = native.NMMatrix(shape, meta["keep"], meta["values"], group_size=meta.get("group_size"), **tensors)
+    matrix = native.NMMatrix(
+        shape, meta["keep"], meta["values"], group_size=meta.get("group_size"), **tensors
+    )
     return CpuMatrix(matrix, shape)
 
 

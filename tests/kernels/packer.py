@@ -128,7 +128,9 @@ def pack_bitmask(
     return scaled(rng, Packed(meta, tensors, weight_OI), kind, group_size)
 
 
-def pack_nm(rng: np.random.Generator, rows: int, columns: int, *, keep: int, kind: str, group_size: int) -> Packed:
+def pack_nm(
+    rng: np.random.Generator, rows: int, columns: int, *, keep: int, kind: str, group_size: int
+) -> Packed:
     values_OI = random_values(rng, kind, (rows, columns))
     strips, windows = -(-rows // 16), -(-columns // 64) * 4
     index = np.zeros((strips, windows, keep // 4, 64), dtype=np.uint8)
