@@ -1,0 +1,167 @@
+"""Quality, size and speed of the recipes on real models: what stands in docs/benchmarks/quality.*.
+
+    python benchmarks/quality.py [--work FOLDER] [--only NAME ...] [--windows N]
+
+Compresses SmolLM2-135M by each recipe below (32 windows of 512 tokens of calibration text), measures perplexity on
+Wikipedia articles that calibration has not seen beside the dense parent, and decoding speed beside the dense parent in
+bfloat16; and MiniLM by 50 % + int8, with the cosine of sentence embeddings. What has been measured already (in
+WORK/results.json) is not measured again, so a run that was stopped can go on.
+"""
+
+import argparse
+import json
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import gossamer
+from gossamer.checkpoint.manifest import read_manifest, write_json
+from gossamer.data.assets import fetch_demo_assets
+from gossamer.evaluation.surroundings import cpu_model, versions
+from gossamer.recipe import Recipe, load_recipe, parse_recipe
+
+HEAD = "  - {layers: [embeddings, head], method: rtn, bits: 8}\n"
+
+
+def one_step(step: str) -> str:
+    return f"steps:\n  - {{layers: '*', {step}}}\n"
+
+
+SMOLLM2: dict[str, str] = {
+    "magnitude 50 %": one_step("method: magnitude, sparsity: 0.5"),
+    "wanda 50 %": one_step("method: wanda, sparsity: 0.5"),
+    "sparsegpt 50 %": one_step("method: sparsegpt, sparsity: 0.5"),
+    "sparsegpt 8:16": one_step("method: sparsegpt, pattern: '8:16'"),
+    "sparsegpt 2:4": one_step("method: sparsegpt, pattern: '2:4'"),
+    "int8": "int8",
+    "int4 gptq": "int4",
+    "int4 rtn": one_step("method: rtn, bits: 4, group_size: 64"),
+    "int4 rtn, asymmetric 32": one_step("method: rtn, bits: 4, group_size: 32, symmetric: false"),
+    "sparse50-int4": "sparse50-int4",
+    "nm8of16-int4": "nm8of16-int4",
+    "nm4of16-int4": "nm4of16-int4",
+}
+MINILM = {
+    "MiniLM sparsegpt 50 % + int8": one_step("method: sparsegpt, sparsity: 0.5")
+    + "  - {layers: '*', method: gptq, bits: 8, group_size: 64}\n"
+    + HEAD,
+    "MiniLM int4 gptq": "int4",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--work", type=Path, default=Path("demo/quality"))
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--only", nargs="*", help="names of the recipes to measure")
+    parser.add_argument("--windows", type=int, default=24)
+    given = parser.parse_args()
+    given.work.mkdir(parents=True, exist_ok=True)
+    store = given.work / "results.json"
+    results: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
+    assets = fetch_demo_assets()
+    texts = (assets.calibration_text, assets.evaluation_text)
+    for parent, recipes in ((assets.model_gguf, SMOLLM2), (assets.minilm_folder, MINILM)):
+        for name, text in recipes.items():
+            if name not in results and (not given.only or name in given.only):
+                recipe = load_recipe(text) if "\n" not in text else parse_recipe(text, name)
+                results[name] = measure(name, recipe, parent, texts, given.work, given.windows)
+                write_json(store, results)
+    record = {
+        "cpu": cpu_model(),
+        "platform": platform.platform(),
+        "versions": versions(),
+        "command": "python benchmarks/quality.py",
+        "results": {name: results[name] for name in (*SMOLLM2, *MINILM) if name in results},
+    }
+    write_json(given.out / "quality.json", record)
+    (given.out / "quality.md").write_text(as_markdown(record), encoding="utf-8")
+
+
+def measure(
+    name: str, recipe: Recipe, parent: Path, texts: tuple[Path, Path], work: Path, windows: int
+) -> dict[str, Any]:
+    """Compress, evaluate and benchmark; return the figures and delete the folder."""
+    calibration, evaluation = texts
+    folder = work / "".join(c if c.isalnum() else "-" for c in name)
+    progress(name, "compress", 0)
+    made = gossamer.compress(
+        parent, recipe, out=folder, text=str(calibration), overwrite=True, progress=progress_of(name)
+    )
+    quality = gossamer.evaluate(
+        folder, text=evaluation, against=parent, num_windows=windows, progress=progress_of(name)
+    )
+    speed = gossamer.benchmark(folder, against=parent, tokens=32, repeats=5, progress=progress_of(name))
+    manifest = read_manifest(folder)
+    shutil.rmtree(folder)
+    return {
+        "date": manifest["created"][:10],
+        "recipe": manifest["recipe"],
+        "size": manifest["size"],
+        "run": made.manifest["run"],
+        "reload_max_difference": manifest["reload_max_difference"],
+        "evaluation": quality,
+        "benchmark": speed,
+    }
+
+
+def progress(name: str, what: str, done: int, total: int = 1) -> None:
+    sys.stderr.write(f"{name}: {what} {done}/{total}\n")
+
+
+def progress_of(name: str) -> Any:
+    return lambda what, done, total: progress(name, what, done, total)
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    lines = [
+        "# Quality, size and speed of the recipes",
+        "",
+        f"`{record['command']}` on {record['cpu']}; "
+        + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        + ". One-shot, nothing was retrained. Raw figures: `quality.json`.",
+        "",
+        "| recipe | perplexity | of dense | KL | size, MB | compress, s | memory, GB | decode, tok/s | of dense bf16 | date |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, each in record["results"].items():
+        lines.append(row(name, each))
+    for each in record["results"].values():
+        signature = each["evaluation"].get("perplexity_signature")
+        if signature:
+            dense = each["evaluation"]["parent_perplexity"]
+            lines += ["", f"Dense parent: perplexity {dense:.2f}. Signature: `{signature}`."]
+            break
+    return "\n".join(lines) + "\n"
+
+
+def row(name: str, each: dict[str, Any]) -> str:
+    quality, speed, run = each["evaluation"], each["benchmark"], each["run"]
+    if quality.get("perplexity") is not None:
+        figures = [
+            f"{quality['perplexity']:.2f}",
+            f"{quality['perplexity_ratio']:.3f}x",
+            f"{quality['kl_mean']:.3f}",
+        ]
+    else:
+        figures = [f"cosine {quality['embedding_cosine_mean']:.4f}", "", ""]
+    ratio = speed["ratios"]["decode"] or speed["ratios"]["prefill"]
+    decode = speed["decode_tokens_per_s"]
+    figures += [
+        f"{quality['size_bytes'] / 1e6:.1f}",
+        f"{run['seconds']:.0f}",
+        f"{run['peak_memory_bytes'] / 1e9:.2f}",
+        "prefill only" if decode is None else f"{decode:.1f}",
+        f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
+        + (", noisy" if speed["noisy"] else ""),
+        each["date"],
+    ]
+    return f"| {name} | " + " | ".join(figures) + " |"
+
+
+if __name__ == "__main__":
+    main()
