@@ -190,8 +190,8 @@ class _Reader:
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
             data = None if node is None else self._value(node, (), 0)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{where}: not valid YAML: {error}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and integers raise ValueErrors
+            raise RecipeError(f"{where}: not valid YAML: {error!s:.400}") from error
         if not isinstance(data, dict):
             raise RecipeError(f"{where}: expected a table with `steps:`, got {type(data).__name__}.")
         self.data = data
@@ -205,7 +205,7 @@ class _Reader:
             steps=tuple(self._step(step, index) for index, step in enumerate(steps)),
             calibration=self._model(Calibration, self._table("calibration"), ("calibration",)),
             skip=self._globs(self.data.get("skip") or [], ("skip",)),
-            description=str(self.data.get("description", "")).strip(),
+            description=str(self.data.get("description") or "").strip(),
         )
 
     def _step(self, data: Any, index: int) -> Step:
@@ -216,26 +216,38 @@ class _Reader:
             )
         fields = dict(data)
         name = fields.pop("method", None)
-        if name not in METHODS:
-            got = "is missing" if name is None else f"'{name}' is unknown."
+        if not isinstance(name, str) or name not in METHODS:
+            got = "is missing" if name is None else f"{name!r} is unknown."
             hint = _nearest(str(name), METHODS)
             known = ", ".join(METHODS)
             raise self._error((*place, "method"), f"`method` {got}{hint} Known methods: {known}")
         method = METHODS[name]
         layers = self._globs(fields.pop("layers", "*"), (*place, "layers"))
-        sparsity = fields.get("sparsity")
-        by_glob: tuple[tuple[str, float], ...] = ()
-        if isinstance(sparsity, dict):
-            for glob, value in sparsity.items():
-                self._model(method.settings, {**fields, "sparsity": value}, (*place, "sparsity", glob))
-            by_glob = tuple((str(glob), float(value)) for glob, value in sparsity.items())
-            fields["sparsity"] = by_glob[0][1] if by_glob else None
         self._check_keys(fields, ("layers", "method", *method.settings.model_fields), place)
+        by_glob: tuple[tuple[str, float], ...] = ()
+        if isinstance(fields.get("sparsity"), dict):
+            by_glob = self._sparsity_table(method, fields, (*place, "sparsity"))
+            fields["sparsity"] = by_glob[0][1]
         return Step(layers, name, self._model(method.settings, fields, place), by_glob)
+
+    def _sparsity_table(
+        self, method: Method, fields: dict[str, Any], place: tuple[Any, ...]
+    ) -> tuple[tuple[str, float], ...]:
+        """The sparsity that each glob is given, in the order of the recipe."""
+        rows = []
+        for glob, value in fields["sparsity"].items():
+            settings = self._model(method.settings, {**fields, "sparsity": value}, (*place, glob))
+            if settings.sparsity is None:
+                raise self._error((*place, glob), f"`sparsity` of '{glob}' has no value")
+            rows.append((glob, settings.sparsity))
+        if not rows:
+            raise self._error(place, "`sparsity` is an empty table: give a number, or globs with numbers")
+        return tuple(rows)
 
     def _globs(self, value: Any, place: tuple[Any, ...]) -> tuple[str, ...]:
         values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not all(isinstance(glob, str) and glob for glob in values):
+        whole = isinstance(values, list) and all(isinstance(glob, str) and glob for glob in values)
+        if not whole or (not values and place != ("skip",)):
             raise self._error(place, f"expected a glob such as '*.mlp.*' or a list of them, got {value!r}")
         return tuple(values)
 
