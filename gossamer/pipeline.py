@@ -36,13 +36,13 @@ from gossamer.data.deduplicate import deduplicate
 from gossamer.data.samples import fingerprint, sample, self_samples
 from gossamer.data.sources import read_documents
 from gossamer.data.tokens import tokenize
-from gossamer.errors import CalibrationError, RecipeError, RunError, UsageError
+from gossamer.errors import CalibrationError, GossamerError, RunError, UsageError
 from gossamer.evaluation.memory import PeakMemory
 from gossamer.formats.choose import pack
 from gossamer.methods.error import relative_output_error
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.magnitude import GlobalThreshold
-from gossamer.plan import Plan, make_plan, select
+from gossamer.plan import Plan, make_plan, select, stored_dtypes
 from gossamer.recipe import METHODS, Recipe, Step, load_recipe
 
 Progress = Callable[[str, int, int], None]
@@ -172,7 +172,7 @@ class _Run:
         self.config = source.config.to_dict()
         self.model = source.model
         self.model.config.use_cache = False
-        self.stored_dtypes = _stored_dtypes(source)
+        self.stored_dtypes = stored_dtypes(source)
         self.packed: dict[str, dict[str, Any]] = {}
         self.tied: dict[str, str] = {}
         self.reports: list[LayerReport] = []
@@ -300,7 +300,7 @@ class _Run:
             given = self.thresholds.get(step, statistic if step.needs is not None else None)
             try:
                 layer = METHODS[step.method].apply(layer, given, step.settings, notes)
-            except (CalibrationError, RecipeError) as error:
+            except GossamerError as error:
                 raise type(error)(f"{name}: {error}") from error
         packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, self.stored_dtypes[f"{name}.weight"])
         weight_OI = packed.unpack()
@@ -466,11 +466,9 @@ def _global_thresholds(
 ) -> dict[Step, GlobalThreshold]:
     """One threshold over all layers of each step with `scope: global`, in two readings of the weights."""
     thresholds: dict[Step, GlobalThreshold] = {}
-    for name, steps in linears.items():
-        for number, step in enumerate(steps):
+    for steps in linears.values():
+        for step in steps[:1]:
             if getattr(step.settings, "scope", None) == "global":
-                if number:
-                    raise RecipeError(f"{name}: magnitude with scope global must come first.")
                 thresholds[step] = GlobalThreshold(step.settings.share)  # type: ignore[attr-defined]
     blocks = source.architecture.blocks if thresholds else ()
     for reading in range(2):
@@ -485,16 +483,6 @@ def _global_thresholds(
         for threshold in thresholds.values() if reading == 0 else ():
             threshold.refine()
     return thresholds
-
-
-def _stored_dtypes(source: Source) -> dict[str, torch.dtype]:
-    """The type in which each tensor is written if it is not packed: the parent's; bf16 for a GGUF's matrices."""
-    if source.kind == "gguf":
-        return {
-            name: torch.bfloat16 if tensor.ndim > 1 else torch.float32
-            for name, tensor in source.reader.skeleton.state_dict().items()
-        }
-    return {name: tensor.dtype for name, tensor in source.model.state_dict().items()}
 
 
 def _modules_outside_blocks(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:

@@ -1,6 +1,6 @@
 """What a recipe means for one model: which steps for which matrix, and what the run would take.
 
-Nothing is read but names and shapes, so that mistakes are found before any work is done.
+Nothing is read but names, shapes and types, so that mistakes are found before any work is done.
 """
 
 from collections.abc import Iterator
@@ -8,10 +8,19 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
+
 from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
 from gossamer.errors import RecipeError, UsageError
+from gossamer.formats.bitmask import integer_values
+from gossamer.formats.block import BlockWeight
+from gossamer.formats.choose import BLOCK_SHAPES
+from gossamer.formats.nm import KEEP_CHOICES
+from gossamer.formats.packed import expected_bytes
+from gossamer.formats.stored import dtype_name
 from gossamer.methods.grid import Grid
+from gossamer.methods.pattern import NM, Block
 from gossamer.methods.target import PruneTarget
 from gossamer.recipe import EMBEDDINGS, HEAD, Recipe, Step
 
@@ -59,15 +68,22 @@ def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan
     selection = select(source, recipe, layers)
     chosen = dict(_all_steps(source, selection))
     shapes = _shapes(source)
-    packed = sum(predicted_bytes(shapes[name], steps) for name, steps in chosen.items())
-    untouched = source.num_parameters - sum(rows * columns for rows, columns in map(shapes.get, chosen))  # type: ignore[misc]
+    dtypes = stored_dtypes(source)
+    untouched = sum(
+        parameter.numel() * dtypes[name].itemsize
+        for name, parameter in source.reader.skeleton.named_parameters()
+        if name.removesuffix(".weight") not in chosen
+    )
+    packed = sum(
+        predicted_bytes(shapes[name], steps, dtypes[f"{name}.weight"]) for name, steps in chosen.items()
+    )
     return Plan(
         model=str(source.path),
         recipe=recipe,
         layers=chosen,
         num_linears=len(source.architecture.all_linears),
         parent_bf16_bytes=2 * source.num_parameters,
-        predicted_bytes=int(packed + 2 * untouched),
+        predicted_bytes=packed + untouched,
         memory_bytes=_memory_bytes(source, recipe, shapes),
     )
 
@@ -152,6 +168,8 @@ def _check(source: Source, selection: Selection) -> None:
                 except RecipeError as error:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
         kinds = [isinstance(step.settings, Grid) for step in steps]
+        if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
+            raise RecipeError(f"{name}: magnitude with scope global must be the first step.")
         if True in kinds and kinds.index(True) != len(kinds) - 1:
             raise RecipeError(
                 f"{name}: it is given the steps {', '.join(step.method for step in steps)}. "
@@ -159,25 +177,56 @@ def _check(source: Source, selection: Selection) -> None:
             )
 
 
-def predicted_bytes(shape: tuple[int, int], steps: Steps) -> float:
-    """Bytes that a matrix will take, by the arithmetic of docs/formats.md (rounding and offsets left out)."""
+def stored_dtypes(source: Source) -> dict[str, torch.dtype]:
+    """The type in which each tensor is written if it is not packed: the parent's; bf16 for a GGUF's matrices."""
+    if source.kind == "gguf":
+        return {
+            name: torch.bfloat16 if tensor.ndim > 1 else torch.float32
+            for name, tensor in source.reader.skeleton.state_dict().items()
+        }
+    return {name: tensor.dtype for name, tensor in source.model.state_dict().items()}
+
+
+def predicted_bytes(shape: tuple[int, int], steps: Steps, dtype: torch.dtype = torch.bfloat16) -> int:
+    """Bytes that a matrix will take: those of the smallest format that can hold what the steps make of it.
+
+    `dtype` is that of values which are not quantized. What an absolute threshold removes cannot be known before.
+    """
+    return min(expected_bytes(declared) for declared in _possible_forms(shape, steps, dtype))
+
+
+def _possible_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """Declarations as formats/choose.py would make them; every mask is taken to hold what was asked for."""
     rows, columns = shape
-    density, bits, group = 1.0, 16, 0
-    for step in steps:
-        settings = step.settings
-        if isinstance(settings, PruneTarget):
-            density *= 1.0 - settings.share
-        if isinstance(settings, Grid):
-            bits, group = settings.bits, settings.size_for(columns)
-    scales = 2 * rows * columns / group * (1 if _symmetric(steps) else 2) if group else 0
-    if density == 1.0:
-        return rows * columns * bits / 8 + scales
-    value_bits = 16 if not group else (4 if bits <= 4 else 8)
-    return rows * columns * min((1 + density * value_bits) / 8, bits / 8) + scales
-
-
-def _symmetric(steps: Steps) -> bool:
-    return all(step.settings.symmetric for step in steps if isinstance(step.settings, Grid))
+    targets = [step.settings for step in steps if isinstance(step.settings, PruneTarget)]
+    grid = next((step.settings for step in steps if isinstance(step.settings, Grid)), None)
+    form: dict[str, Any] = {"shape": [rows, columns]}
+    if grid is not None:
+        form |= {"bits": grid.bits, "group_size": grid.size_for(columns), "symmetric": grid.symmetric}
+    values = dtype_name(dtype) if grid is None else integer_values(grid.bits)
+    share = max((target.share for target in targets), default=0.0)
+    if share == 0.0:
+        yield form | {"format": "dense" if grid is None else "integer", "values": values, "masked": False}
+        return
+    num_kept = round((1.0 - share) * rows * columns)
+    num_values = num_kept if values != "int4" else -(-num_kept // 2)
+    yield form | {"format": "bitmask", "values": values, "num_values": num_values}
+    pattern = targets[-1].pattern
+    if (
+        isinstance(pattern, NM)
+        and 16 % pattern.m == 0
+        and values != "float32"
+        and (grid is None or grid.symmetric)
+    ):
+        keep = 16 * pattern.n // pattern.m
+        yield from (
+            form | {"format": "nm", "keep": each, "values": values} for each in KEEP_CHOICES if each >= keep
+        )
+    if isinstance(pattern, Block) and grid is None:
+        for height, width in BLOCK_SHAPES:
+            if pattern.rows % height == 0 == pattern.cols % width:
+                count = -(-num_kept // (height * width))
+                yield BlockWeight.declare(shape, (height, width), count, dtype)
 
 
 def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, int]]) -> int:

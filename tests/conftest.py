@@ -56,7 +56,9 @@ def read_packed(folder: Path, manifest: dict[str, Any]) -> dict[str, PackedWeigh
     stored = read_tensors(folder)
     packed = {}
     for name, entry in manifest["tensors"].items():
-        own = {key.removeprefix(f"{name}."): value for key, value in stored.items() if key.startswith(f"{name}.")}
+        own = {
+            key.removeprefix(f"{name}."): value for key, value in stored.items() if key.startswith(f"{name}.")
+        }
         own.pop("bias", None)
         packed[name] = from_tensors(entry["meta"], own)
     return packed
