@@ -165,16 +165,19 @@ struct SpreadTable {
 };
 constexpr SpreadTable kSpread;
 
+GOSSAMER_INLINE __m128i expand_octet(uint64_t mask, int octet, const uint8_t*& p) {
+  const int bits = (mask >> (8 * octet)) & 0xFF;
+  const __m128i next = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  p += __builtin_popcount(bits);
+  return _mm_shuffle_epi8(next, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSpread.lane[bits])));
+}
 GOSSAMER_INLINE B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
-  alignas(32) uint8_t lanes[64];
-  for (int octet = 0; octet < 8; ++octet) {
-    const int bits = (mask >> (8 * octet)) & 0xFF;
-    const __m128i next = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    const __m128i pick = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSpread.lane[bits]));
-    _mm_storel_epi64(reinterpret_cast<__m128i*>(lanes + 8 * octet), _mm_shuffle_epi8(next, pick));
-    p += __builtin_popcount(bits);
+  __m128i lanes[4];  // of 16: put together in registers, because small stores followed by a large load stall
+  for (int i = 0; i < 4; ++i) {
+    const __m128i low = expand_octet(mask, 2 * i, p), high = expand_octet(mask, 2 * i + 1, p);
+    lanes[i] = _mm_unpacklo_epi64(low, high);
   }
-  return load_b(lanes);
+  return {_mm256_set_m128i(lanes[1], lanes[0]), _mm256_set_m128i(lanes[3], lanes[2])};
 }
 
 template <bool brain> GOSSAMER_INLINE __m256 widen(__m128i halves) {
