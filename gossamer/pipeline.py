@@ -31,7 +31,7 @@ from gossamer.checkpoint.quantizer import quantization_config
 from gossamer.checkpoint.quiet import quiet
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source, open_model
-from gossamer.checkpoint.writer import FolderWriter, check_target
+from gossamer.checkpoint.writer import FolderWriter, check_target, disk_errors
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.samples import fingerprint, sample, self_samples
 from gossamer.data.sources import read_documents
@@ -116,6 +116,7 @@ def compress(
     check_target(out, overwrite)
     recipe = with_calibration(load_recipe(recipe), samples, length, seed)
     source = open_model(model)
+    check_target(out, overwrite, source.reader.weight_files)
     with PeakMemory() as memory, FolderWriter(out, overwrite) as writer:
         run = _Run(source, recipe, layers, writer, progress)
         run.calibrate(text, length_given=length is not None)
@@ -259,7 +260,8 @@ class _Run:
         config = {**self.config, "architectures": [type(self.model).__name__], "dtype": "float32"}
         config["quantization_config"] = quantization_config(self.packed, self.tied)
         config.pop("_name_or_path", None)
-        copy_side_files(self.source, self.writer.folder)
+        with disk_errors(self.writer.out):
+            copy_side_files(self.source, self.writer.folder)
         self.writer.add_json("config.json", config)
         self.writer.finish()
         return self._manifest(self._check_reload())

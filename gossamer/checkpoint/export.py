@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source, open_model
-from gossamer.checkpoint.writer import FolderWriter, check_target
+from gossamer.checkpoint.writer import FolderWriter, check_target, disk_errors
 from gossamer.errors import UsageError
 from gossamer.layers.packed_module import PackedModule
 
@@ -43,6 +43,7 @@ def export(
     out = Path(out)
     check_target(out, overwrite)
     source = open_model(model)
+    check_target(out, overwrite, source.reader.weight_files)
     config = source.config.to_dict()
     config.pop("quantization_config", None)
     config.pop("_name_or_path", None)
@@ -60,7 +61,8 @@ def export(
         for name, tensor in loaded.state_dict().items():
             if name not in held and name not in tied and name not in writer.tensor_bytes:
                 writer.add({name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor})
-        copy_side_files(source, writer.folder)
+        with disk_errors(writer.out):
+            copy_side_files(source, writer.folder)
         if source.kind == "gossamer":
             record = {key: read_manifest(source.path).get(key) for key in ("parent", "recipe", "calibration")}
             writer.add_json("sparsity.json", {"written_from": MANIFEST_NAME, **record})

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import UsageError
 from gossamer.formats.stored import ACTIVATIONS
@@ -34,6 +35,10 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None, activations: str
         raise UsageError(f"activations: expected {' or '.join(ACTIVATIONS)}, got '{activations}'.")
     source = open_model(path)
     if source.kind == "gossamer":
+        if (source.path / MANIFEST_NAME).exists():
+            read_manifest(
+                source.path
+            )  # a damaged one is better found now than when figures are to be kept in it
         model = source.model if dtype is None else source.model.to(dtype)
         for linear in sparse_linears(model).values():
             linear.activations = activations

@@ -5,14 +5,16 @@ observed on the way and what was measured afterwards. `config.json` carries the 
 transformers hands a quantizer nothing else; the two are written from one value.
 """
 
-import contextlib
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from gossamer.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 MANIFEST_NAME = "gossamer.json"
 FORMAT_VERSION = 1
@@ -31,7 +33,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({error}). Compress the model again.") from error
     version = manifest.get("format_version") if isinstance(manifest, dict) else None
     if version != FORMAT_VERSION:
@@ -45,18 +47,28 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 def add_measurement(folder: str | Path, name: str, values: dict[str, Any]) -> None:
     """Store measured `values` under `measured.NAME` of the manifest, atomically."""
     manifest = read_manifest(folder)
-    manifest.setdefault("measured", {})[name] = values
+    measured = manifest.get("measured")
+    manifest["measured"] = {**(measured if isinstance(measured, dict) else {}), name: values}
     write_json(Path(folder) / MANIFEST_NAME, manifest)
 
 
 def remember(model: str | Path, name: str, values: dict[str, Any]) -> None:
     """Keep what was measured in the manifest of a compressed folder, for the report; of other models nothing.
 
-    A folder that may not be written to is left as it is: the figures have been printed.
+    A folder that cannot be written to is left as it is, with a warning in the log: the figures are not lost.
     """
     if (Path(model) / MANIFEST_NAME).is_file():
-        with contextlib.suppress(PermissionError):
+        try:
             add_measurement(model, name, values)
+        except OSError as error:
+            log.warning("%s: the figures could not be kept in %s (%s)", model, MANIFEST_NAME, error.strerror)
+
+
+def usual_mode() -> int:
+    """The permissions that new files get from this process; temporary files have narrower ones."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -69,7 +81,7 @@ def write_json(path: Path, value: Any) -> None:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
+            Path(file.name).chmod(usual_mode())
             Path(file.name).replace(path)
         except BaseException:
             Path(file.name).unlink(missing_ok=True)

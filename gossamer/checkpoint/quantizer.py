@@ -19,6 +19,7 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.manifest import FORMAT_VERSION
 from gossamer.errors import CheckpointError
 from gossamer.layers.embedding import PackedEmbedding
@@ -49,7 +50,7 @@ class GossamerConfig(QuantizationConfigMixin):
 
     def __init__(
         self,
-        modules: dict[str, dict[str, Any]],
+        modules: dict[str, dict[str, Any]] | None = None,
         tied: dict[str, str] | None = None,
         format_version: int = FORMAT_VERSION,
         **_ignored: Any,
@@ -58,9 +59,15 @@ class GossamerConfig(QuantizationConfigMixin):
             raise CheckpointError(
                 f"config.json: format version {format_version!r}, but this version of Gossamer reads {FORMAT_VERSION}."
             )
+        for name, table, kind in (("modules", modules, dict), ("tied", tied or {}, str)):
+            if not isinstance(table, dict) or not all(isinstance(value, kind) for value in table.values()):
+                raise CheckpointError(
+                    f"config.json: quantization_config needs a table '{name}' with a {kind.__name__} for each module. "
+                    "Restore the file, or compress the model again."
+                )
         self.quant_method = QUANT_METHOD
         self.format_version = format_version
-        self.modules = modules
+        self.modules = modules or {}
         self.tied = tied or {}
 
 
@@ -103,7 +110,10 @@ class GossamerQuantizer(HfQuantizer):
             name, owner_name = _name_in(model, declared), _name_in(model, owner)
             if name is not None and owner_name is not None:
                 embedding = model.get_submodule(owner_name)
-                assert isinstance(embedding, PackedEmbedding)
+                if not isinstance(embedding, PackedEmbedding):
+                    raise CheckpointError(
+                        f"{declared}: declared as tied to {owner}, which is no packed embedding."
+                    )
                 yield name, embedding
 
     def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
@@ -144,6 +154,11 @@ def _packed_module(dense: nn.Module, name: str, meta: dict[str, Any]) -> nn.Modu
     if isinstance(dense, nn.Embedding):
         return PackedEmbedding.from_meta(meta, like=dense, device="meta")
     if isinstance(dense, nn.Linear | Conv1D):
+        expected, declared = list(linear_shape(dense)), meta.get("shape")
+        if declared != expected:
+            raise CheckpointError(
+                f"{name}: declared with shape {declared!r:.60}, but the model needs {expected}."
+            )
         return SparseLinear.from_meta(meta, bias=dense.bias is not None, device="meta")
     raise CheckpointError(
         f"{name}: declared as packed, but it is a {type(dense).__name__}. The folder does not fit its architecture."

@@ -9,7 +9,8 @@ from gossamer.checkpoint.source import Source
 
 _NOT_CARRIED = ("config.json", "gossamer.json", "data_config.json")
 """Written anew, or about the parent's training."""
-_ALSO = ("LICENSE*", "NOTICE*", "*/config.json")
+_ALSO = ("LICENSE*", "NOTICE*", "[0-9]_*/config.json")
+"""The last: how sentence-transformers keeps its pooling."""
 
 
 def copy_side_files(source: Source, folder: Path) -> None:

@@ -7,37 +7,57 @@ there is touched.
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gossamer.checkpoint.manifest import write_json
+from gossamer.checkpoint.folder import INDEX, SINGLE
+from gossamer.checkpoint.manifest import usual_mode, write_json
 from gossamer.errors import RunError, UsageError
 
 SHARD_BYTES = 2_000_000_000
 
 
-def check_target(out: Path, overwrite: bool) -> None:
-    """Raise UsageError unless `out` may be written."""
+def check_target(out: Path, overwrite: bool, sources: Iterable[Path] = ()) -> None:
+    """Raise UsageError unless `out` may be written; `sources` are files that are still needed."""
+    out = _resolved(out)
+    if any(place.resolve().is_relative_to(out) for source in sources for place in (source.parent, source)):
+        raise UsageError(f"{out} holds the model that is read: it cannot be replaced by what is made of it.")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists already. Choose another --out, or pass --overwrite to replace it.")
     if out.exists() and (not out.is_dir() or not _ours_to_replace(out)):
         raise UsageError(f"{out} exists and is not a model folder: --overwrite will not delete it.")
-    parent = out.absolute().parent
+    parent = out.parent
     if not parent.is_dir():
         raise UsageError(f"{out}: the folder {parent} does not exist. Create it first.")
     if not os.access(parent, os.W_OK):
         raise UsageError(f"{out}: the folder {parent} is not writable.")
 
 
+def _resolved(out: Path) -> Path:
+    """The path without links; UsageError for one that no file system takes."""
+    try:
+        out = out.resolve()
+        out.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UsageError(f"{str(out)[:200]}: cannot be a folder's name ({error!s:.200}).") from error
+    return out
+
+
 def _ours_to_replace(folder: Path) -> bool:
-    return (folder / "config.json").is_file() or not any(folder.iterdir())
+    """True for a model folder (configuration and weights) and for an empty one."""
+    weights = any((folder / name).is_file() for name in (SINGLE, INDEX))
+    return (weights and (folder / "config.json").is_file()) or not any(folder.iterdir())
 
 
 class FolderWriter:
@@ -48,17 +68,19 @@ class FolderWriter:
 
     def __init__(self, out: Path, overwrite: bool = False) -> None:
         check_target(out, overwrite)
-        self.out = out.absolute()
+        self.out = _resolved(out)
         self.overwrite = overwrite
         self.weight_map: dict[str, str] = {}
         self.tensor_bytes: dict[str, int] = {}
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
         self._shards: list[Path] = []
+        self._checksums: dict[str, int] = {}
         _remove_abandoned(self.out)
         self.folder = self.out.parent / f".{self.out.name}.partial-{os.getpid()}"
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
+        with disk_errors(self.out):
+            self.folder.mkdir()
 
     def __enter__(self) -> "FolderWriter":
         return self
@@ -75,6 +97,7 @@ class FolderWriter:
             self._pending[name] = tensor.detach().contiguous()
             self._pending_bytes += tensor.nbytes
             self.tensor_bytes[name] = tensor.nbytes
+            self._checksums[name] = _checksum(tensor)
         if self._pending_bytes >= SHARD_BYTES:
             self._flush()
 
@@ -83,15 +106,20 @@ class FolderWriter:
             write_json(self.folder / name, value)
 
     def finish(self) -> None:
-        """Write the last shard and name them all, so that the folder can be loaded where it is."""
+        """Write the last shard, read everything back as a check, and give the shards the names that loaders expect.
+
+        Raises RunError when what was written differs from what was given.
+        """
         with disk_errors(self.out):
             self._flush()
+            self._check_shards()
             self._name_shards()
 
     def commit(self) -> Path:
         """Flush everything to disk and give the finished folder its name."""
         with disk_errors(self.out):
             for file in (path for path in self.folder.rglob("*") if path.is_file()):
+                file.chmod(usual_mode())  # safetensors lets nobody else read
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
             self._take_place()
@@ -121,10 +149,20 @@ class FolderWriter:
         self._shards.append(path)
         self._pending, self._pending_bytes = {}, 0
 
+    def _check_shards(self) -> None:
+        for path in self._shards:
+            with safe_open(path, "pt") as shard:
+                for name in shard.keys():  # noqa: SIM118 - no mapping
+                    if _checksum(shard.get_tensor(name)) != self._checksums[name]:
+                        raise RunError(
+                            f"{self.out}: {name}: what was written is not what was given to be written. "
+                            "Is the disk failing? Nothing is left behind."
+                        )
+
     def _name_shards(self) -> None:
         """Give the shards the names that transformers looks for."""
         if len(self._shards) == 1:
-            self._shards[0].rename(self.folder / "model.safetensors")
+            self._shards[0].rename(self.folder / SINGLE)
             return
         names = {}
         for number, path in enumerate(self._shards, start=1):
@@ -132,7 +170,11 @@ class FolderWriter:
             path.rename(self.folder / names[path.name])
         weight_map = {tensor: names[shard] for tensor, shard in self.weight_map.items()}
         index = {"metadata": {"total_size": sum(self.tensor_bytes.values())}, "weight_map": weight_map}
-        write_json(self.folder / "model.safetensors.index.json", index)
+        write_json(self.folder / INDEX, index)
+
+
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 @contextlib.contextmanager
@@ -151,8 +193,12 @@ def disk_errors(out: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Delete partial folders of runs that were killed."""
-    for folder in out.parent.glob(f".{out.name}.partial-*"):
-        process = folder.name.rpartition("-")[2]
-        if process.isdigit() and not Path(f"/proc/{process}").exists() and Path("/proc").exists():
+    """Delete partial folders of runs that were killed; put back what such a run was just about to replace."""
+    for folder in out.parent.glob(f".{glob.escape(out.name)}.*-*"):
+        kind, _, process = folder.name.removeprefix(f".{out.name}.").partition("-")
+        if not process.isdigit() or Path(f"/proc/{process}").exists() or not Path("/proc").exists():
+            continue
+        if kind == "replaced" and not out.exists():
+            folder.rename(out)
+        elif kind in ("partial", "replaced"):
             shutil.rmtree(folder, ignore_errors=True)

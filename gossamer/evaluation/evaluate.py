@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from gossamer.calibration.batches import position_limit
 from gossamer.checkpoint.loading import Loaded, load
 from gossamer.checkpoint.source import open_model
 from gossamer.data.deduplicate import deduplicate
@@ -80,10 +81,11 @@ def evaluate(
     if kind == "embeddings":
         return {**result, **_embeddings(subject, parent, documents, progress)}
     default = DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH
-    length = length or _fitting(default, subject.model)
-    limit = num_windows or (DEFAULT_WINDOWS if kind == "causal" else PSEUDO_WINDOWS)
+    length = _fitting(length, default, subject.model)
+    if num_windows is None:
+        num_windows = DEFAULT_WINDOWS if kind == "causal" else PSEUDO_WINDOWS
     stream = tokenize(documents, subject.tokenizer, Path(text).name)
-    cut = windows(stream, length, stride, limit)
+    cut = windows(stream, length, stride, num_windows)
     measure = _causal if kind == "causal" else _masked
     return {**result, **measure(subject, parent, cut, progress)}
 
@@ -98,9 +100,14 @@ def _kind(model: PreTrainedModel) -> str:
     return "masked" if model.get_output_embeddings() is not None else "embeddings"
 
 
-def _fitting(length: int, model: PreTrainedModel) -> int:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return length if limit is None else min(length, int(limit))
+def _fitting(length: int | None, default: int, model: PreTrainedModel) -> int:
+    """The length asked for, or as much of the default as the model has positions for."""
+    limit = position_limit(model)
+    if length is None:
+        return default if limit is None else min(default, limit)
+    if limit is not None and length > limit:
+        raise UsageError(f"--length {length}: the model has positions for {limit} tokens only.")
+    return length
 
 
 def _causal(subject: Loaded, parent: Loaded | None, cut: Windows, progress: Progress) -> dict[str, Any]:
