@@ -1,7 +1,7 @@
 """Write the parts of the documentation that the program knows best; `--check` only says which are out of date.
 
-    docs/commands.md    the `--help` of every command
-    docs/recipes.md     between markers: the shipped recipes, and the settings of every method
+docs/commands.md    the `--help` of every command
+docs/recipes.md     between markers: the shipped recipes, and the settings of every method
 """
 
 import json
@@ -24,9 +24,9 @@ COMMANDS_HEAD = """\
 
 Written by `make docs` from the program's own help; a test compares the two.
 
-Every command prints its result on stdout (`--json` for machines) and its progress on stderr. Exit codes: 0 done, 1 a check
-failed (`evaluate --max-ratio`), 2 wrong use or bad input, 130 interrupted. Errors are one message without a traceback;
-`gossamer --debug COMMAND ...` shows it.
+Every command prints its result on stdout (`--json` for machines) and its progress on stderr. Exit codes: 0 done, 1 a
+check failed (`evaluate --max-ratio`), 2 wrong use or bad input, 130 interrupted. Errors are one message without a
+traceback; `gossamer --debug COMMAND ...` shows it.
 """
 
 

@@ -1,0 +1,285 @@
+"""README and docs: their code and commands run on tiny models, their links lead somewhere, their tables are true."""
+
+import importlib.util
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import typer
+import yaml
+
+import gossamer
+from gossamer.checkpoint.summary import describe_format
+from gossamer.cli import app
+from gossamer.cli import main as run_cli
+from gossamer.evaluation import speed
+from gossamer.evaluation.bandwidth import Bandwidth
+from gossamer.formats.choose import pack
+from gossamer.methods.layer_weight import LayerWeight
+from gossamer.recipe import METHODS, parse_recipe
+from tests.checkpoint.gguf_files import write_gguf
+from tests.models import save_tiny, tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+WORDS = [
+    "The",
+    "river",
+    "a",
+    "bridge",
+    "old",
+    "stone",
+    "house",
+    "under",
+    "grey",
+    "clouds",
+    "seven",
+    "light",
+    "of",
+]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    text: str
+    not_run: str | None
+    """Why it cannot run here."""
+
+    def commands(self) -> Iterator[str]:
+        """The lines of a shell block, without comments, continued lines joined."""
+        for line in self.text.replace("\\\n", " ").splitlines():
+            if line.strip() and not line.startswith("#"):
+                yield line
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"(?:<!-- not run: (.*?) -->\n)?^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    return [Block(language, body, reason or None) for reason, language, body in found]
+
+
+def pages_with(*languages: str) -> list[Path]:
+    return [page for page in PAGES if any(block.language in languages for block in blocks(page))]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages name: models, texts, a recipe."""
+    folder = tmp_path_factory.mktemp("things")
+    model = save_tiny("llama", folder / "my-model", intermediate_size=128)
+    write_gguf(model, "llama", folder / "my-model.gguf")
+    tiny_model("bert", intermediate_size=128).base_model.save_pretrained(folder / "my-encoder")
+    tiny_tokenizer().save_pretrained(folder / "my-encoder")
+    generator = torch.Generator().manual_seed(0)
+    for name, count in (("calibration.txt", 160), ("evaluation.txt", 30)):
+        chosen = torch.randint(len(WORDS), (count, 12), generator=generator).tolist()
+        sentences = [" ".join(WORDS[index] for index in line) + "." for line in chosen]
+        (folder / name).write_text("\n\n".join(sentences), encoding="utf-8")
+    recipe = "steps: [{layers: '*.mlp.*', method: magnitude, sparsity: 0.5}]"
+    (folder / "my-recipe.yaml").write_text(recipe, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def workplace(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder with links to the things. Timings are not tested here, so they are kept short."""
+    for thing in things.iterdir():
+        (tmp_path / thing.name).symlink_to(thing)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed, "read_bandwidth", lambda threads, size: Bandwidth(1.0, 1.0, threads, size, 1))
+    monkeypatch.setattr(speed, "num_cores", lambda: 1)
+    probed = dict.fromkeys(("load_seconds", "peak_memory_bytes", "baseline_bytes"), 1.0)
+    monkeypatch.setattr(speed, "probe_load", lambda *_: probed)
+    return tmp_path
+
+
+def run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a `gossamer ...` line in this process; its exit code must be 0."""
+    monkeypatch.setattr(sys, "argv", shlex.split(command, comments=True))
+    with pytest.raises(SystemExit) as exit_:
+        run_cli()
+    assert exit_.value.code == 0, command
+
+
+# ---- pages --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", pages_with("python", "sh"), ids=name_of)
+def test_what_a_page_tells_to_do_works_from_its_first_block_to_its_last(
+    page: Path, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, object] = {}
+    for block in blocks(page):
+        if block.not_run:
+            continue
+        if block.language == "python":
+            exec(block.text, names)
+        elif block.language == "sh":
+            for command in block.commands():
+                assert command.startswith("gossamer "), f"mark the block as not run, or explain: {command}"
+                run(command, monkeypatch)
+        elif block.language == "yaml":
+            parse_recipe(block.text)
+
+
+@pytest.mark.parametrize("page", pages_with("sh"), ids=name_of)
+def test_commands_that_are_not_run_could_be(page: Path) -> None:
+    group = typer.main.get_command(app)
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for block in blocks(page):
+        for command in block.commands() if block.language == "sh" and block.not_run else ():
+            words = shlex.split(command, comments=True)
+            if words[0] == "make":
+                assert words[1] in targets
+            elif words[0] == "gossamer":
+                group.commands[words[1]].make_context(words[1], words[2:])  # type: ignore[attr-defined]
+            else:
+                assert words[:2] == ["pip", "install"], f"what is {words[0]}?"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        path, _, heading = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        if heading:
+            assert heading in headings(file), target
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a page's headings give."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_names_a_file_of_this_project_that_is_not_there(page: Path) -> None:
+    for path in re.findall(
+        r"`((?:gossamer|csrc|tests|scripts|examples)/[\w./-]+)", page.read_text(encoding="utf-8")
+    ):
+        assert (ROOT / path).exists() or "NAME" in path, path
+
+
+# ---- what the program writes ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def command_reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("command_reference", ROOT / "scripts/command_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_pages_are_up_to_date(command_reference: ModuleType) -> None:
+    assert command_reference.out_of_date() == [], "run: make docs"
+
+
+def test_generated_pages_do_not_depend_on_the_terminal(
+    command_reference: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = command_reference.commands_page()
+    monkeypatch.setenv("COLUMNS", "40")
+    assert command_reference.commands_page() == before
+
+
+def test_a_stale_page_is_told_apart(
+    command_reference: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = (ROOT / "docs/recipes.md").read_text(encoding="utf-8").replace("at most 4096", "at most 7")
+    (tmp_path / "recipes.md").write_text(old, encoding="utf-8")
+    (tmp_path / "commands.md").write_text(command_reference.commands_page(), encoding="utf-8")
+    monkeypatch.setattr(command_reference, "DOCS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["command_reference.py", "--check"])
+    assert command_reference.main() == 1
+    monkeypatch.setattr(sys, "argv", ["command_reference.py"])
+    assert command_reference.main() == 0
+    assert command_reference.out_of_date() == []
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def rows_of_formats() -> list[tuple[str, str, float]]:
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\[\{.*?\}\])` \| (.*?) \| ([\d.]+) \|$", page, re.MULTILINE)
+    return [(steps, format_, float(size)) for steps, format_, size in rows]
+
+
+@pytest.mark.parametrize(("steps", "format_", "size"), rows_of_formats())
+def test_recipes_give_the_formats_that_the_page_says(steps: str, format_: str, size: float) -> None:
+    layer = LayerWeight(torch.randn(256, 256, generator=torch.Generator().manual_seed(0)))
+    for step in parse_recipe(yaml.safe_dump({"steps": yaml.safe_load(steps)})).steps:
+        layer = METHODS[step.method].apply(layer, None, step.settings, [])
+    packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, torch.bfloat16)
+    assert describe_format(packed.meta()) == format_
+    assert packed.num_bytes / 256**2 == pytest.approx(size, abs=0.0051)
+
+
+def test_every_key_of_a_recipe_is_explained() -> None:
+    assert len(rows_of_formats()) >= 10
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    for method in METHODS.values():
+        for key in method.settings.model_fields:
+            assert f"| `{key}` |" in page
+
+
+def leaves(value: object, name: str = "") -> Iterator[str]:
+    """The keys of nested tables, but for those whose values are numbers of rounds."""
+    if isinstance(value, dict):
+        for key, inside in value.items():
+            yield key
+            yield from leaves(inside, key)
+
+
+def test_the_page_explains_every_figure(workplace: Path) -> None:
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    save_tiny("bert", workplace / "masked")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"mask_token": "<pad>"})
+    tokenizer.save_pretrained(workplace / "masked")
+    pairs = [("my-model", 2), ("my-encoder", None), ("masked", 1)]
+    printed = [
+        gossamer.evaluate(model, against=model, text="evaluation.txt", num_windows=windows)
+        for model, windows in pairs
+    ]
+    printed.append(gossamer.benchmark("my-model", against="my-model", tokens=2, repeats=1, threads=1))
+    for figures in printed:
+        for key in leaves(figures):
+            assert f"`{key}`" in page, key
+
+
+# ---- examples -------------------------------------------------------------------------------------------------------
+
+EXAMPLES = {
+    "compress_and_compare.py": "my-model calibration.txt evaluation.txt out int8",
+    "custom_recipe.py": "my-model calibration.txt out",
+    "encoder_embeddings.py": "my-encoder calibration.txt out",
+}
+
+
+@pytest.mark.parametrize("example", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_an_example_runs(example: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {"__name__": "example"}
+    exec(compile((ROOT / "examples" / example).read_text(encoding="utf-8"), example, "exec"), names)
+    names["main"](*EXAMPLES[example].split())  # type: ignore[operator]
+    assert len(capsys.readouterr().out.splitlines()) >= 2
+    assert Path("out").is_dir()
