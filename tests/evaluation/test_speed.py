@@ -20,7 +20,7 @@ from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.quantized import Quantized
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
-from tests.models import tiny_model
+from tests.models import save_tiny, tiny_model
 
 FAST: dict[str, Any] = {
     "threads": 1, "prompt_tokens": 5, "tokens": 3, "repeats": 2, "load_repeats": 0,
@@ -287,3 +287,10 @@ def test_load_probe_loads_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> N
     if Path("/proc/self/status").exists():
         assert figures["peak_memory_bytes"] >= 0.98 * figures["baseline_bytes"]
         assert figures["peak_anonymous_bytes"] is not None
+
+
+def test_the_process_that_loads_a_model_really_does(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path / "model")
+    figures = speed.probe_load(Subject("tiny", lambda: nn.Identity(), path=str(tmp_path / "model")), 1, 4)
+    assert 0 < figures["load_seconds"] < 60
+    assert figures["peak_memory_bytes"] > 50 << 20
