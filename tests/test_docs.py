@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 import torch
+import transformers
 import typer
 import yaml
 
@@ -24,7 +25,7 @@ from gossamer.formats.choose import pack
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.recipe import METHODS, parse_recipe
 from tests.checkpoint.gguf_files import write_gguf
-from tests.models import save_tiny, tiny_model, tiny_tokenizer
+from tests.models import save_tiny, tiny_config, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -81,7 +82,10 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("things")
     model = save_tiny("llama", folder / "my-model", intermediate_size=128)
     write_gguf(model, "llama", folder / "my-model.gguf")
-    tiny_model("bert", intermediate_size=128).base_model.save_pretrained(folder / "my-encoder")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = transformers.BertModel(tiny_config("bert", intermediate_size=128))
+    encoder.save_pretrained(folder / "my-encoder")
     tiny_tokenizer().save_pretrained(folder / "my-encoder")
     generator = torch.Generator().manual_seed(0)
     for name, count in (("calibration.txt", 160), ("evaluation.txt", 30)):
