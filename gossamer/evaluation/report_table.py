@@ -47,6 +47,8 @@ class Table:
     columns: list[Column]
     rows: list[Row] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    noisy: bool = False
+    """A benchmark ran on a busy machine, so that its speeds must not be quoted."""
 
 
 def make_table(manifests: Sequence[Any], names: Sequence[str]) -> Table:
@@ -62,7 +64,8 @@ def make_table(manifests: Sequence[Any], names: Sequence[str]) -> Table:
             columns.append(Column(dense_name, _best_parent(manifests, parent), True))
         position = 1 + max(i for i, each in enumerate(columns) if parent_key(each.manifest) == parent)
         columns.insert(position, Column(name, manifest, False))
-    return Table(columns, [_row(line, columns) for line in _LINES], _remarks(manifests))
+    noisy = any(look(each, *BENCHMARK, "noisy") is True for each in manifests)
+    return Table(columns, [_row(line, columns) for line in _LINES], _remarks(manifests), noisy)
 
 
 def parent_key(manifest: Any) -> str:
@@ -257,7 +260,7 @@ def _row(line: _Line, columns: Sequence[Column]) -> Row:
 
 
 def _remarks(manifests: Sequence[Any]) -> list[str]:
-    """What a reader must know to judge the table: signature, conditions, warnings."""
+    """What a reader must know to judge the table: signature and conditions."""
     remarks = []
     signatures = _distinct(text(each, *EVALUATION, "perplexity_signature") for each in manifests)
     if len(signatures) == 1:
@@ -269,8 +272,6 @@ def _remarks(manifests: Sequence[Any]) -> list[str]:
     remarks += [f"Speed: {each}." for each in conditions]
     if len(conditions) > 1:
         remarks.append("The speeds were measured in different runs; compare each with its own parent only.")
-    if any(look(each, *BENCHMARK, "noisy") is True for each in manifests):
-        remarks.append("The machine was busy with other work during a benchmark: its speeds are uncertain.")
     return remarks
 
 

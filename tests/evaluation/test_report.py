@@ -152,10 +152,13 @@ def test_figures_that_cannot_be_compared_are_called_so() -> None:
     other = changed()
     other["measured"]["evaluation"]["perplexity_signature"] = "other text"
     other["measured"]["benchmark"].update(threads=1, noisy=True)
-    remarks = " ".join(make_table([MANIFEST, other], ["a", "b"]).remarks)
+    table = make_table([MANIFEST, other], ["a", "b"])
+    remarks = " ".join(table.remarks)
     assert "must not be compared" in remarks
     assert "different runs" in remarks
-    assert "busy with other work" in remarks
+    assert table.noisy
+    assert "busy with other work" in render([MANIFEST, other], ["a", "b"])
+    assert "busy with other work" not in render([MANIFEST], ["a"])
 
 
 # ---- figures ----------------------------------------------------------------------------------------------
