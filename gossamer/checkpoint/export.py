@@ -51,12 +51,13 @@ def export(
     config |= {"dtype": dtype, "architectures": [type(loaded).__name__]}
     tied = {copy for copy, _original in source.architecture.tied}
     with FolderWriter(out, overwrite) as writer:
-        packed = {name: module for name, module in loaded.named_modules() if isinstance(module, PackedModule)}
         held: set[str] = set()
-        for name, module in packed.items():
-            if module.meta is None or f"{name}.weight" in tied:
+        for name, module in loaded.named_modules(remove_duplicate=False):  # T5 has one embedding under three names
+            if not isinstance(module, PackedModule) or module.meta is None:
                 continue
             held |= {f"{name}.{key}" for key in module.packed_tensors()}
+            if f"{name}.weight" in tied:
+                continue
             writer.add({f"{name}.weight": _as_stored(source, name, module.packed.unpack()).to(DTYPES[dtype])})
         for name, tensor in loaded.state_dict().items():
             if name not in held and name not in tied and name not in writer.tensor_bytes:

@@ -67,8 +67,9 @@ class FolderWriter:
     """
 
     def __init__(self, out: Path, overwrite: bool = False) -> None:
-        check_target(out, overwrite)
         self.out = _resolved(out)
+        _remove_abandoned(self.out)
+        check_target(self.out, overwrite)
         self.overwrite = overwrite
         self.weight_map: dict[str, str] = {}
         self.tensor_bytes: dict[str, int] = {}
@@ -76,7 +77,6 @@ class FolderWriter:
         self._pending_bytes = 0
         self._shards: list[Path] = []
         self._checksums: dict[str, int] = {}
-        _remove_abandoned(self.out)
         self.folder = self.out.parent / f".{self.out.name}.partial-{os.getpid()}"
         shutil.rmtree(self.folder, ignore_errors=True)
         with disk_errors(self.out):

@@ -27,7 +27,7 @@ def quiet_steps(model: nn.Module) -> None:
             torch.set_num_threads(1)
 
     def after(_module: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], _output: Any) -> None:
-        threads = saved.pop()
+        threads = saved.pop() if saved else 0  # empty: another hook failed before ours
         if threads:
             torch.set_num_threads(threads)
 

@@ -1,7 +1,8 @@
 """Write text with a model, token by token, through transformers' own generation."""
 
+import math
 from collections.abc import Iterator
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import torch
@@ -34,9 +35,9 @@ def generate(
         UsageError: not a text generator, an empty or too long prompt, or settings out of range.
     """
     model, tokenizer = loaded
-    if tokenizer is None or not model.can_generate():
+    if tokenizer is None or not model.can_generate() or model.main_input_name != "input_ids":
         raise UsageError(f"{type(model).__name__} does not generate text from a prompt.")
-    if max_tokens < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if max_tokens < 1 or not 0 <= temperature < math.inf or top_k < 0 or not 0 < top_p <= 1:
         raise UsageError(
             "expected max-tokens >= 1, temperature >= 0, top-k >= 0 and 0 < top-p <= 1, got "
             f"{max_tokens}, {temperature}, {top_k} and {top_p}."
@@ -77,22 +78,32 @@ def _check_length(model: Any, prompt_tokens: int, max_tokens: int) -> None:
 def _stream(
     model: Any, tokenizer: Any, inputs: dict[str, torch.Tensor], settings: dict[str, Any]
 ) -> Iterator[str]:
-    """Run the generation in a thread of its own and yield what it writes as it comes."""
+    """Run the generation in a thread of its own and yield what it writes as it comes.
+
+    Whoever stops listening stops the thread too, after the token that it is at.
+    """
+    stopped = Event()
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
             with torch.inference_mode():
-                model.generate(**inputs, **settings, streamer=streamer, pad_token_id=_pad(tokenizer))
+                model.generate(
+                    **inputs, **settings, streamer=streamer, pad_token_id=_pad(tokenizer),
+                    stopping_criteria=[lambda ids, _scores: torch.full((len(ids),), stopped.is_set())],
+                )  # fmt: skip
         except BaseException as error:
             failures.append(error)
             streamer.end()
 
     thread = Thread(target=run, name="gossamer-generate", daemon=True)
     thread.start()
-    yield from streamer
-    thread.join()
+    try:
+        yield from streamer
+    finally:
+        stopped.set()
+        thread.join()
     if failures:
         raise RunError(f"generation failed: {failures[0]}") from failures[0]
 
