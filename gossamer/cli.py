@@ -19,11 +19,13 @@ from gossamer.errors import GossamerError, UsageError
 app = typer.Typer(
     name="gossamer",
     help="Make language models sparse: smaller on disk, smaller in memory, really faster, with the cost shown.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted, as shells have it."""
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, .gguf file or hub id.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -36,6 +38,7 @@ Activations = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -43,6 +46,9 @@ def _root(
     if version:
         typer.echo(f"gossamer {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -253,6 +259,8 @@ def main() -> None:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # so typer says it
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except typer.Exit as error:
         sys.exit(error.exit_code)
@@ -260,7 +268,7 @@ def main() -> None:
         _fail(_message(error), debug, error)
     except (KeyboardInterrupt, typer.Abort):
         typer.echo("gossamer: interrupted; nothing was written", err=True)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

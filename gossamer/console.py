@@ -47,18 +47,20 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     return table
 
 
 def _rows(title: str, rows: list[tuple[str, str]]) -> None:
-    table = _table(title, "", "")
+    table = _table("", "", "")
     table.show_header = False
     for name, value in rows:
         table.add_row(name, value)
-    _out().print(table)
+    console = _out()
+    console.print(title, style="bold", soft_wrap=True)  # paths must stay whole
+    console.print(table)
 
 
 def _mb(num_bytes: float | None) -> str:

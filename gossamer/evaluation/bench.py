@@ -8,6 +8,7 @@ import torch
 
 from gossamer.checkpoint.loading import load
 from gossamer.checkpoint.source import open_model
+from gossamer.errors import UsageError
 from gossamer.evaluation import speed
 
 
@@ -40,7 +41,9 @@ def benchmark(
     ids = None
     if prompt is not None:
         tokenizer = open_model(model).tokenizer()
-        ids = None if tokenizer is None else tokenizer(prompt)["input_ids"]
+        if tokenizer is None:
+            raise UsageError(f"{model}: the model has no tokenizer for the prompt. Leave the prompt out.")
+        ids = tokenizer(prompt, verbose=False)["input_ids"]
     report = speed.benchmark(
         _subject(model, activations),
         None if against is None else _subject(against, activations),
