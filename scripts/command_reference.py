@@ -71,13 +71,14 @@ def calibration_table() -> str:
 
 def _settings_table(settings: type[BaseModel]) -> str:
     schema = settings.model_json_schema()
-    rows = ["| key | values | default | |", "|---|---|---|---|"]
+    described = any("description" in declared for declared in schema["properties"].values())
+    rows = ["| key | values | default |" + " |" * described, "|---|---|---|" + "---|" * described]
     for key, declared in schema["properties"].items():
         default = json.dumps(declared["default"]) if "default" in declared else "required"
         if key == "pattern":  # an object in the program, text in a recipe
             default = str(settings.model_fields[key].default)
         about = " ".join(declared.get("description", "").split()).replace("|", r"\|")
-        rows.append(f"| `{key}` | {_values(declared)} | `{default}` | {about} |")
+        rows.append(f"| `{key}` | {_values(declared)} | `{default}` |" + f" {about} |" * described)
     return "\n".join(rows)
 
 

@@ -1,8 +1,10 @@
 """README and docs: their code and commands run on tiny models, their links lead somewhere, their tables are true."""
 
 import importlib.util
+import os
 import re
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -178,6 +180,34 @@ def test_no_page_names_a_file_of_this_project_that_is_not_there(page: Path) -> N
         r"`((?:gossamer|csrc|tests|scripts|examples)/[\w./-]+)", page.read_text(encoding="utf-8")
     ):
         assert (ROOT / path).exists() or "NAME" in path, path
+
+
+FIRST_USE = """
+import os, sys, traceback
+import sacrebleu, scipy.sparse, sklearn.metrics, torch, torch._dynamo, transformers  # slow, and without effect here
+import gossamer
+children = {}
+for name in gossamer.__all__:
+    child = os.fork()
+    if not child:
+        try:
+            getattr(gossamer, name)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    children[name] = child
+failed = [name for name, child in children.items() if os.waitpid(child, 0)[1]]
+sys.exit(f"cannot be used first: {failed}" if failed else 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="each verb is tried in a forked process")
+def test_every_verb_can_be_the_first_thing_that_a_process_uses() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_USE], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # ---- what the program writes ------------------------------------------------------------------------------------
