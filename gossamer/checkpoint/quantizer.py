@@ -19,7 +19,6 @@ from transformers.quantizers.auto import (
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.manifest import FORMAT_VERSION
 from gossamer.errors import CheckpointError
 from gossamer.layers.embedding import PackedEmbedding
@@ -154,7 +153,9 @@ def _packed_module(dense: nn.Module, name: str, meta: dict[str, Any]) -> nn.Modu
     if isinstance(dense, nn.Embedding):
         return PackedEmbedding.from_meta(meta, like=dense, device="meta")
     if isinstance(dense, nn.Linear | Conv1D):
-        expected, declared = list(linear_shape(dense)), meta.get("shape")
+        expected, declared = list(dense.weight.shape), meta.get("shape")
+        if isinstance(dense, Conv1D):  # kept transposed
+            expected.reverse()
         if declared != expected:
             raise CheckpointError(
                 f"{name}: declared with shape {declared!r:.60}, but the model needs {expected}."
