@@ -182,6 +182,8 @@ std::vector<std::string> available_isas() {
 
 NB_MODULE(_native, m) {
   using namespace gossamer;
+  // At exit, caches of the interpreter may still hold matrices: harmless, and no message for users.
+  nb::set_leak_warnings(false);
   m.doc() = "Kernels for packed matrices; layouts and promises: csrc/README.md.";
   bind_matrix<IntegerMatrix>(m, "IntegerMatrix", "Integer codes of 2 to 8 bits in groups.")
       .def(nb::init<std::pair<int64_t, int64_t>, int, int64_t, OptionalArray, OptionalArray, OptionalArray, OptionalArray,
