@@ -125,7 +125,8 @@ def as_markdown(record: dict[str, Any]) -> str:
         + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
         + ". One-shot, nothing was retrained. Raw figures: `quality.json`.",
         "",
-        "| recipe | perplexity | of dense | KL | size, MB | compress, s | memory, GB | decode, tok/s | of dense bf16 | date |",
+        "| recipe | perplexity | of dense | KL | size, MB | compress, s | memory, GB | decode, tok/s "
+        "| of dense bf16 | date |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, each in record["results"].items():

@@ -197,6 +197,7 @@ class _Run:
             self.calibration = {"source": None}
         for name in self.outside:
             self.model.set_submodule(name, self.source.materialise(name))
+            self._round_as_written(name, self._will_be_packed())
         self._tie()
         self.batches = model_batches(self.model, self.ids_NL, self.notes)
         self.runner = BlockRunner(self.model, self.batches)
@@ -233,6 +234,7 @@ class _Run:
                 statistics = self._observe(name, linears)
                 for linear, steps in linears.items():
                     self._compress(linear, done, steps, statistics.pop(linear, None))
+                self._round_as_written(name, self.written)
                 self.runner.finish(name, self.runner.run(name), stack)
                 self._write_dense(name)
                 self.source.release(name)
@@ -327,6 +329,21 @@ class _Run:
                 notes=notes,
             )
         )
+
+    def _will_be_packed(self) -> set[str]:
+        """Parameters outside of the blocks that get a packed form."""
+        chosen = {
+            self.parts.token_embedding: self.selected.embedding,
+            self.parts.output_head: self.selected.head,
+        }
+        return {f"{name}.weight" for name, steps in chosen.items() if steps}
+
+    def _round_as_written(self, prefix: str, packed: set[str]) -> None:
+        """Let the parameters of a module that stay dense have the values that will be read back."""
+        for key, parameter in self.model.get_submodule(prefix).named_parameters():
+            name = f"{prefix}.{key}"
+            if name not in packed:
+                parameter.data = parameter.data.to(self.stored_dtypes[name]).float()
 
     def _write_dense(self, prefix: str) -> None:
         """Write the tensors of a module that were not packed, as the parent stores them."""

@@ -19,7 +19,11 @@
 namespace gossamer {
 namespace {
 
-constexpr auto kSpin = std::chrono::microseconds(50);
+// A waiting thread first spins, then yields to whoever else wants the CPU, then sleeps in the kernel. The time until it
+// sleeps is longer than a model spends between two linear layers (30 to 150 us in transformers), else every layer would
+// start with waking the workers; the spinning is short, else it would take the CPU from the threads that we wait for.
+constexpr auto kSpin = std::chrono::microseconds(20);
+constexpr auto kAwake = std::chrono::microseconds(300);
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -29,18 +33,19 @@ inline void pause_cpu() {
 #endif
 }
 
-// Spins until done() or the time is over; then the caller sleeps in the kernel. Spinning longer would take the CPU
-// from the very threads that we wait for.
+// Returns done(), after waiting for it awake; if false the caller sleeps in the kernel.
 template <class Done>
 bool spin_until(const Done& done) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
-  do {
+  const auto start = std::chrono::steady_clock::now();
+  while (true) {
     for (int i = 0; i < 32; ++i) {
       if (done()) return true;
       pause_cpu();
     }
-  } while (std::chrono::steady_clock::now() < deadline);
-  return done();
+    const auto waited = std::chrono::steady_clock::now() - start;
+    if (waited > kAwake) return done();
+    if (waited > kSpin) std::this_thread::yield();
+  }
 }
 
 // One word says which job runs, which task is next and how many there are, so that a claim is a single

@@ -52,7 +52,9 @@ def export(
     tied = {copy for copy, _original in source.architecture.tied}
     with FolderWriter(out, overwrite) as writer:
         held: set[str] = set()
-        for name, module in loaded.named_modules(remove_duplicate=False):  # T5 has one embedding under three names
+        for name, module in loaded.named_modules(
+            remove_duplicate=False
+        ):  # T5 has one embedding under three names
             if not isinstance(module, PackedModule) or module.meta is None:
                 continue
             held |= {f"{name}.{key}" for key in module.packed_tensors()}

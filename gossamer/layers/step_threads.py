@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-STEP_TOKENS = 16
-"""Forward passes over at most so many tokens count as steps of decoding."""
+STEP_TOKENS = 1024
+"""Forward passes over at most so many tokens run torch on one thread: longer ones do too much in torch itself."""
 
 
 def quiet_steps(model: nn.Module) -> None:

@@ -8,7 +8,10 @@ from tests.models import KINDS, tiny_config, tiny_model
 
 LINEARS_IN_BLOCK = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3"), 7),
-    "gpt2": 4, "opt": 6, "bert": 6, "roberta": 6,
+    "gpt2": 4,
+    "opt": 6,
+    "bert": 6,
+    "roberta": 6,
 }
 PREFIX = {"gpt2": "transformer.h.", "opt": "model.decoder.layers.", "bert": "bert.encoder.layer."}
 UNTIED = ("llama", "mistral")
