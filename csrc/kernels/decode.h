@@ -15,6 +15,13 @@ namespace {
 
 constexpr int kStepQuads = kStepColumns / 4;
 
+// A strip's tensors are read from start to end, but the hardware's prefetcher stops at every page and there are several
+// streams: ask for the lines that will be needed in a while. Prefetching never faults, so it may run past the end.
+template <int lines> GOSSAMER_INLINE void prefetch(const uint8_t* p, int64_t ahead) {
+  unroll<lines>([&](auto i) GOSSAMER_LAMBDA { __builtin_prefetch(p + ahead + 64 * i); });
+}
+constexpr int64_t kAhead = 2048;
+
 // table[i] = i - zero, or the two's complement of the nibble i.
 GOSSAMER_INLINE F16 code_table(int zero) {
   float table[16];
@@ -72,7 +79,13 @@ struct IntegerDecoder {
     return u;
   }
 
+  GOSSAMER_INLINE static void look_ahead(const Cursor& c) {
+    if constexpr (k8) prefetch<kStepQuads>(c.c8, kAhead);
+    if constexpr (k4) prefetch<kStepQuads / 2>(c.c4, kAhead);
+  }
+
   template <class Sink> GOSSAMER_INLINE void bytes(Cursor& c, const Sink& sink) const {
+    look_ahead(c);
     unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       if constexpr (bits == 4) {  // odd quads stay where they are: no shift
         const B64 pair = load_b(c.c4 + 64 * (q / 2));
@@ -86,6 +99,7 @@ struct IntegerDecoder {
   }
 
   template <class Sink> GOSSAMER_INLINE void floats(Cursor& c, const Sink& sink) const {
+    look_ahead(c);
     unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       F16 v[4];
       if constexpr (bits == 4) {
@@ -124,7 +138,14 @@ struct BitmaskDecoder {
     return {m.mask + strip * m.quads() * 8, start, start};
   }
 
+  // The lines of values in a step at half density; where more are kept, the hardware fetches the rest.
+  GOSSAMER_INLINE static void look_ahead(const Cursor& c) {
+    prefetch<1>(c.mask, kAhead / 2);
+    prefetch<kind == Values::nibble ? 2 : 4>(c.even, kAhead);
+  }
+
   template <class Sink> GOSSAMER_INLINE void bytes(Cursor& c, const Sink& sink) const {
+    look_ahead(c);
     unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       const uint64_t mask = load_u64(c.mask, q);
       if constexpr (kind == Values::int8) {
@@ -140,6 +161,7 @@ struct BitmaskDecoder {
   }
 
   template <class Sink> GOSSAMER_INLINE void floats(Cursor& c, const Sink& sink) const {
+    look_ahead(c);
     unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
       const uint64_t mask = load_u64(c.mask, q);
       F16 v[4];
