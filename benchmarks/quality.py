@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--only", nargs="*", help="names of the recipes to measure")
     parser.add_argument("--windows", type=int, default=24)
+    parser.add_argument("--quality-only", action="store_true", help="leave speed out")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     store = given.work / "results.json"
@@ -69,7 +70,7 @@ def main() -> None:
         for name, text in recipes.items():
             if name not in results and (not given.only or name in given.only):
                 recipe = load_recipe(text) if "\n" not in text else parse_recipe(text, name)
-                results[name] = measure(name, recipe, parent, texts, given.work, given.windows)
+                results[name] = measure(name, recipe, parent, texts, given)
                 write_json(store, results)
     record = {
         "cpu": cpu_model(),
@@ -83,19 +84,21 @@ def main() -> None:
 
 
 def measure(
-    name: str, recipe: Recipe, parent: Path, texts: tuple[Path, Path], work: Path, windows: int
+    name: str, recipe: Recipe, parent: Path, texts: tuple[Path, Path], given: argparse.Namespace
 ) -> dict[str, Any]:
     """Compress, evaluate and benchmark; return the figures and delete the folder."""
     calibration, evaluation = texts
-    folder = work / "".join(c if c.isalnum() else "-" for c in name)
+    folder = given.work / "".join(c if c.isalnum() else "-" for c in name)
     progress(name, "compress", 0)
     made = gossamer.compress(
         parent, recipe, out=folder, text=str(calibration), overwrite=True, progress=progress_of(name)
     )
     quality = gossamer.evaluate(
-        folder, text=evaluation, against=parent, num_windows=windows, progress=progress_of(name)
+        folder, text=evaluation, against=parent, num_windows=given.windows, progress=progress_of(name)
     )
-    speed = gossamer.benchmark(folder, against=parent, tokens=32, repeats=5, progress=progress_of(name))
+    speed = None
+    if not given.quality_only:
+        speed = gossamer.benchmark(folder, against=parent, tokens=32, repeats=5, progress=progress_of(name))
     manifest = read_manifest(folder)
     shutil.rmtree(folder)
     return {
@@ -150,18 +153,25 @@ def row(name: str, each: dict[str, Any]) -> str:
         ]
     else:
         figures = [f"cosine {quality['embedding_cosine_mean']:.4f}", "", ""]
-    ratio = speed["ratios"]["decode"] or speed["ratios"]["prefill"]
-    decode = speed["decode_tokens_per_s"]
     figures += [
         f"{quality['size_bytes'] / 1e6:.1f}",
         f"{run['seconds']:.0f}",
         f"{run['peak_memory_bytes'] / 1e9:.2f}",
-        "prefill only" if decode is None else f"{decode:.1f}",
-        f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
-        + (", noisy" if speed["noisy"] else ""),
+        *speed_of(speed),
         each["date"],
     ]
     return f"| {name} | " + " | ".join(figures) + " |"
+
+
+def speed_of(speed: dict[str, Any] | None) -> list[str]:
+    if speed is None:
+        return ["not measured", ""]
+    ratio, decode = speed["ratios"]["decode"] or speed["ratios"]["prefill"], speed["decode_tokens_per_s"]
+    spread = f"{ratio['ratio']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    return [
+        "prefill only" if decode is None else f"{decode:.1f}",
+        spread + (", noisy" if speed["noisy"] else ""),
+    ]
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def heat_map(
                 "xgap": 1,
                 "ygap": 1,
                 "colorscale": [[0, "role:low"], [1, "role:accent"]],
-                "colorbar": {"tickformat": ".1~%", "thickness": 10, "outlinewidth": 0, "len": 1},
+                "colorbar": {"tickformat": ".2~%", "thickness": 10, "outlinewidth": 0, "len": 1},
             }
         ],
         "layout": {
