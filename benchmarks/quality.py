@@ -44,7 +44,8 @@ SMOLLM2: dict[str, str] = {
     "nm4of16-int4": "nm4of16-int4",
 }
 MINILM = {
-    "MiniLM sparsegpt 50 % + int8": one_step("method: sparsegpt, sparsity: 0.5")
+    "MiniLM sparsegpt 50 % + int8": "calibration: {samples: 1000, length: 32}\n"
+    + one_step("method: sparsegpt, sparsity: 0.5")
     + "  - {layers: '*', method: gptq, bits: 8, group_size: 64}\n"
     + HEAD,
     "MiniLM int4 gptq": "int4",
