@@ -10,7 +10,6 @@ WORK/results.json) is not measured again, so a run that was stopped can go on.
 
 import argparse
 import json
-import platform
 import shutil
 import sys
 from pathlib import Path
@@ -75,7 +74,6 @@ def main() -> None:
                 write_json(store, results)
     record = {
         "cpu": cpu_model(),
-        "platform": platform.platform(),
         "versions": versions(),
         "command": "python benchmarks/quality.py",
         "results": {name: results[name] for name in (*SMOLLM2, *MINILM) if name in results},
@@ -108,9 +106,17 @@ def measure(
         "size": manifest["size"],
         "run": made.manifest["run"],
         "reload_max_difference": manifest["reload_max_difference"],
-        "evaluation": quality,
-        "benchmark": speed,
+        "evaluation": without_paths(quality),
+        "benchmark": speed and without_paths(speed),
     }
+
+
+def without_paths(figures: dict[str, Any]) -> dict[str, Any]:
+    """Name models by their file or folder alone."""
+    named = {key: Path(value).name for key, value in figures.items() if key in ("model", "parent") and value}
+    if figures.get("against"):
+        named["against"] = without_paths(figures["against"])
+    return {**figures, **named}
 
 
 def progress(name: str, what: str, done: int, total: int = 1) -> None:
