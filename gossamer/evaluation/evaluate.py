@@ -66,13 +66,14 @@ def evaluate(
     """
     subject = load(model, activations=activations)
     parent = None if against is None else load(against, dtype=torch.float32)
+    parent_source = None if against is None else open_model(against)
     result: dict[str, Any] = {
         "model": str(model),
         "parent": None if against is None else str(against),
         "activations": activations,
         "size_bytes": open_model(model).size_bytes,
-        "parent_size_bytes": None if against is None else open_model(against).size_bytes,
-        "parent_bf16_bytes": None if against is None else 2 * open_model(against).num_parameters,
+        "parent_size_bytes": None if parent_source is None else parent_source.size_bytes,
+        "parent_bf16_bytes": None if parent_source is None else 2 * parent_source.num_parameters,
     }
     if subject.tokenizer is None:
         raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")

@@ -2,8 +2,8 @@
 
 torch's thread pool spins for a while after every small parallel operation. On a machine with few cores it then
 takes the core from our own kernel threads: a step of SmolLM2-135M on two cores took 52 ms with torch at two
-threads and 14 ms with torch at one (docs/log.md). So a forward pass over a few tokens runs torch's part, which is
-tiny, on one thread, and puts the number back afterwards.
+threads and 14 ms with torch at one (docs/log.md). So a forward pass over at most `STEP_TOKENS` tokens runs
+torch's part, which is small then, on one thread, and puts the number back afterwards.
 """
 
 from typing import Any
