@@ -148,6 +148,11 @@ def _shapes(source: Source) -> dict[str, tuple[int, int]]:
 
 
 def _check(source: Source, selection: Selection) -> None:
+    for step in (*selection.embedding, *selection.head):
+        if step.trains:
+            raise RecipeError(
+                f"{step.method} trains blocks, not the embeddings or the head: narrow its `layers`."
+            )
     for step in selection.embedding:
         if step.needs is not None:
             raise RecipeError(

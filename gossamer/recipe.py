@@ -26,7 +26,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gossamer.errors import RecipeError
-from gossamer.methods import gptq, magnitude, rtn, sparsegpt, threshold, wanda
+from gossamer.methods import admm, gptq, magnitude, refit, rtn, sparsegpt, threshold, wanda
+from gossamer.training.reconstruct import Reconstruct, reconstruct
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 EMBEDDINGS, HEAD = "embeddings", "head"
@@ -39,6 +40,8 @@ class Method:
     settings: type[BaseModel]
     apply: Callable[..., Any]
     quantizes: bool = False
+    trains: bool = False
+    """True: it is applied to a whole block, not to one layer."""
 
 
 METHODS: dict[str, Method] = {
@@ -46,6 +49,9 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude.Magnitude, magnitude.apply),
     "wanda": Method(wanda.Wanda, wanda.apply),
     "sparsegpt": Method(sparsegpt.SparseGPT, sparsegpt.apply),
+    "admm": Method(admm.ADMM, admm.apply),
+    "refit": Method(refit.Refit, refit.apply),
+    "reconstruct": Method(Reconstruct, reconstruct, trains=True),
     "rtn": Method(rtn.RTN, rtn.apply, quantizes=True),
     "gptq": Method(gptq.GPTQ, gptq.apply, quantizes=True),
 }
@@ -59,6 +65,8 @@ class Calibration(BaseModel):
     samples: int = Field(default=32, ge=1)
     length: int = Field(default=512, ge=8)
     seed: int = 0
+    aim: bool = True
+    """Fit each layer to the dense model's outputs; false: to its own on what the compressed layers before give."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,16 @@ class Step:
     def needs(self) -> type | None:
         """The statistic that the method asks for."""
         return self.settings.needs  # type: ignore[attr-defined]
+
+    @property
+    def trains(self) -> bool:
+        """True if it trains a whole block."""
+        return METHODS[self.method].trains
+
+    @property
+    def needs_text(self) -> bool:
+        """True if the model has to be shown text for it."""
+        return self.trains or self.needs is not None
 
     def matches(self, name: str, part: str) -> bool:
         """True if the step is meant for the module `name`, which lies in `part` (linear, embeddings or head)."""
@@ -120,7 +138,7 @@ class Recipe:
 
     @cached_property
     def needs_calibration(self) -> bool:
-        return any(step.needs is not None for step in self.steps)
+        return any(step.needs_text for step in self.steps)
 
     def to_dict(self) -> dict[str, Any]:
         return {

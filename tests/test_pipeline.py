@@ -15,11 +15,12 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 import gossamer
-from gossamer import pipeline
+from gossamer.calibration_text import calibration_samples, with_calibration
 from gossamer.checkpoint import writer
 from gossamer.checkpoint.source import open_model
-from gossamer.errors import CalibrationError, CheckpointError, DataError, RunError, UsageError
+from gossamer.errors import CalibrationError, CheckpointError, DataError, RecipeError, RunError, UsageError
 from gossamer.recipe import parse_recipe
+from gossamer.run import Run
 from tests.conftest import CALIBRATION, RECIPE, Case, read_packed, read_tensors
 from tests.models import CAUSAL_KINDS, KINDS, save_tiny, tiny_inputs, tiny_model
 
@@ -238,18 +239,18 @@ def test_later_blocks_see_what_the_compressed_earlier_ones_return(
     parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Tensor] = {}
-    real = pipeline._Run._compress
+    real = Run._apply
 
-    def noting(self: Any, name: str, block: Any, steps: Any, statistic: Any) -> None:
-        seen[name] = statistic.value().clone()
-        real(self, name, block, steps, statistic)
+    def noting(self: Any, work: Any, steps: Any, statistic: Any) -> None:
+        seen[work.name] = statistic.value().clone()
+        real(self, work, steps, statistic)
 
-    monkeypatch.setattr(pipeline._Run, "_compress", noting)
+    monkeypatch.setattr(Run, "_apply", noting)
     recipe = "steps: [{layers: '*', method: sparsegpt, sparsity: 0.7}]"
     small_run(parent("llama"), recipe, tmp_path / "out", text=str(text), **CALIBRATION)
     source = open_model(parent("llama"))
-    ids_NL, _ = pipeline.calibration_samples(
-        source, pipeline.with_calibration(parse_recipe(recipe), 4, 32, 0), str(text), lambda *_: None, []
+    ids_NL, _ = calibration_samples(
+        source, with_calibration(parse_recipe(recipe), 4, 32, 0), str(text), lambda *_: None, []
     )
     dense, small = tiny_model("llama"), gossamer.load(tmp_path / "out").model
     name = "model.layers.1.self_attn.q_proj"
@@ -262,6 +263,45 @@ def test_later_blocks_see_what_the_compressed_earlier_ones_return(
     own, compressed_prefix = (x.reshape(-1, 64).T @ x.reshape(-1, 64) / ids_NL.numel() for x in inputs)
     torch.testing.assert_close(seen[name], compressed_prefix, atol=1e-4, rtol=1e-3)
     assert float((seen[name] - own).norm() / own.norm()) > 0.05
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+@pytest.mark.parametrize("pattern", ["unstructured", "row", "8:16", "block 4x16"])
+def test_zeros_are_what_the_recipe_says_after_pruning_refit_training_and_quantizing(
+    pattern: str, kind: str, parent, text: Path, tmp_path: Path
+) -> None:
+    chain = f"""
+    steps:
+      - {{layers: '*', method: admm, sparsity: 0.5, pattern: '{pattern}', iterations: 5}}
+      - {{layers: '*', method: refit, iterations: 3}}
+      - {{layers: '*', method: reconstruct, epochs: 2}}
+      - {{layers: '*', method: gptq, bits: 4, group_size: 32}}
+    """
+    manifest = small_run(parent(kind), chain, tmp_path / "out", text=str(text), **CALIBRATION)
+    assert all(abs(layer["sparsity"] - 0.5) < 0.001 for layer in manifest["layers"])
+    for block in manifest["blocks"]:
+        assert 0 < block["output_error"] < 1
+        [gain] = block["reconstruction"]
+        assert gain["after"] <= gain["before"]
+
+
+def test_aiming_at_the_dense_model_brings_the_outputs_closer(parent, text: Path, tmp_path: Path) -> None:
+    recipe = "calibration: {{aim: {}}}\nsteps: [{{layers: '*', method: gptq, bits: 2, group_size: 32}}]"
+    dense, ids_NL = tiny_model("llama"), tiny_inputs("llama", batch_size=4, seed=9)["input_ids"]
+    distances = {}
+    for aim in ("true", "false"):
+        small_run(parent("llama"), recipe.format(aim), tmp_path / aim, text=str(text), samples=64, length=32)
+        small = gossamer.load(tmp_path / aim).model
+        with torch.inference_mode():
+            distances[aim] = float((small(ids_NL).logits - dense(ids_NL).logits).square().mean())
+    assert distances["true"] < distances["false"]
+
+
+def test_training_is_refused_for_embeddings(parent, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="trains blocks"):
+        small_run(
+            parent("llama"), "steps: [{layers: embeddings, method: reconstruct}]", tmp_path / "out", text="x"
+        )
 
 
 def test_an_untied_head_can_be_compressed_on_what_it_sees(parent, text: Path, tmp_path: Path) -> None:

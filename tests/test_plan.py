@@ -11,6 +11,7 @@ from gossamer.checkpoint.source import open_model
 from gossamer.errors import RecipeError, UsageError
 from gossamer.plan import head_is_tied, make_plan, predicted_bytes, select
 from gossamer.recipe import load_recipe, parse_recipe
+from gossamer.run import Run
 from tests.models import KINDS
 
 RTN = (
@@ -77,8 +78,7 @@ def test_an_impossible_recipe_is_refused_before_any_work(
     def never(*_args: object) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(pipeline, "calibration_samples", never)
-    monkeypatch.setattr(pipeline._Run, "calibrate", never)
+    monkeypatch.setattr(Run, "calibrate", never)
     for attempt in (
         lambda: pipeline.plan(parent("llama"), parse_recipe(recipe)),
         lambda: gossamer.compress(parent("llama"), parse_recipe(recipe), out=tmp_path / "out", text="x"),

@@ -23,6 +23,8 @@ steps:
 skip: ["*.down_proj", head]
 """
 
+BEST = ("int4-best", "sparse50-best", "sparse50-int4-best")
+
 
 def the_error(text: str) -> str:
     with pytest.raises(RecipeError) as caught:
@@ -86,7 +88,15 @@ def test_any_recipe_survives_yaml_and_back(steps: list[dict], description: str, 
 
 def test_the_shipped_recipes_load_and_say_what_they_do() -> None:
     shipped = shipped_recipes()
-    assert set(shipped) == {"sparse50", "sparse50-int4", "nm8of16-int4", "nm4of16-int4", "int8", "int4"}
+    assert set(shipped) == {
+        "sparse50",
+        "sparse50-int4",
+        "nm8of16-int4",
+        "nm4of16-int4",
+        "int8",
+        "int4",
+        *BEST,
+    }
     for name, recipe in shipped.items():
         assert recipe.description, name
         assert load_recipe(name) == recipe
@@ -105,7 +115,8 @@ def test_a_recipe_is_read_from_a_file_by_its_path(tmp_path) -> None:
 
 def test_methods_need_the_statistics_that_they_declare() -> None:
     assert {name: method.settings.needs for name, method in METHODS.items()} == {
-        "threshold": None, "magnitude": None, "wanda": InputNorm, "sparsegpt": Gram, "rtn": None, "gptq": Gram,
+        "threshold": None, "magnitude": None, "wanda": InputNorm, "sparsegpt": Gram, "admm": Gram,
+        "refit": Gram, "reconstruct": None, "rtn": None, "gptq": Gram,
     }  # fmt: skip
     assert {name for name, method in METHODS.items() if method.quantizes} == {"rtn", "gptq"}
 

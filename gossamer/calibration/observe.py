@@ -46,16 +46,14 @@ class BlockRunner:
         self.model, self.batches = model, batches
         self._finished: dict[str, list[Any]] = {}
 
-    def run(self, name: str, batch_done: Callable[[], None] | None = None) -> list[Any]:
+    def run(self, name: str) -> list[Any]:
         """Run block `name` on every batch and give what it returned."""
         block = self.model.get_submodule(name)
         returned = []
-        for number, batch in enumerate(self.batches):
-            args, kwargs = self._call_of(block, name, number, batch)
+        for number in range(len(self.batches)):
+            args, kwargs = self.call_of(name, number)
             with torch.inference_mode():
                 returned.append(block(*args, **kwargs))
-            if batch_done is not None:
-                batch_done()
         return returned
 
     def finish(self, name: str, returned: list[Any], stack: Sequence[str]) -> None:
@@ -69,17 +67,16 @@ class BlockRunner:
             with self._replaying(number), torch.inference_mode():
                 yield self.model(**batch)
 
-    def _call_of(
-        self, block: nn.Module, name: str, number: int, batch: Batch
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments with which the model calls a block on one batch."""
+    def call_of(self, name: str, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments with which the model calls block `name` on batch `number`."""
+        block = self.model.get_submodule(name)
 
         def stop(*args: Any, **kwargs: Any) -> Any:
             raise _Reached(args, kwargs)
 
         with self._replaying(number), _forward_replaced(block, stop), torch.inference_mode():
             try:
-                self.model(**batch)
+                self.model(**self.batches[number])
             except _Reached as reached:
                 return reached.call
         raise CalibrationError(f"the model never ran {name}: its blocks are not run in order.")

@@ -5,9 +5,10 @@ sum_t x_t x_t^T (the H of SparseGPT and GPTQ up to a factor), `AbsMax` the large
 Updating in any split of the tokens, or in parts that are merged, gives the same statistic to float tolerance.
 
 A Gram matrix holds the norms on its diagonal, so a chain such as wanda + gptq needs one statistic only:
-`serves(Gram, InputNorm)` is true, and both have `norms()`.
+`serves(Gram, InputNorm)` is true, and both have `norms()`. `Moments` is a Gram matrix that also knows what the
+dense model's inputs were for the same tokens.
 
-T tokens, I input features.
+T tokens, I input features, O output features.
 Not here: hooks and the forward pass (calibration/observe.py).
 """
 
@@ -106,6 +107,44 @@ class Gram:
         _require_tokens(self.num_tokens)
         mean_II = self.sum_II / self.num_tokens
         return (mean_II + mean_II.T) * 0.5
+
+
+class Moments(Gram):
+    """The Gram matrix of inputs x', with what relates them to the dense model's inputs x (GPTAQ, arXiv 2504.02692).
+
+    `cross` is sum_t x_t x'_t^T. Where the output of the linear is added to a residual stream r, `drift` is
+    sum_t (r_t - r'_t) x'_t^T: what the stream of the compressed model lacks before the addition.
+    """
+
+    def __init__(self, num_inputs: int) -> None:
+        super().__init__(num_inputs)
+        self.cross_II = torch.zeros(num_inputs, num_inputs)
+        self.drift_OI: Tensor | None = None
+
+    def update_pair(self, x_TI: Tensor, dense_TI: Tensor, drift_TO: Tensor | None = None) -> None:
+        """Take in the inputs of some tokens in both models, and the dense residual minus the compressed one."""
+        self.update(x_TI)
+        x_TI = x_TI.detach().reshape(-1, self.num_inputs).float()
+        self.cross_II.addmm_(dense_TI.detach().reshape(-1, self.num_inputs).float().T, x_TI)
+        if drift_TO is not None:
+            drift_TO = drift_TO.detach().reshape(len(x_TI), -1).float()
+            if self.drift_OI is None:
+                self.drift_OI = torch.zeros(drift_TO.shape[1], self.num_inputs)
+            self.drift_OI.addmm_(drift_TO.T, x_TI)
+
+    def merge(self, other: Self) -> None:
+        super().merge(other)
+        self.cross_II += other.cross_II
+        if other.drift_OI is not None:
+            self.drift_OI = other.drift_OI if self.drift_OI is None else self.drift_OI + other.drift_OI
+
+    def missing(self, dense_OI: Tensor, weight_OI: Tensor) -> Tensor:
+        """Return mean_t (W x_t + r_t - r'_t - W' x'_t) x'_t^T, float32 [O, I]: what the outputs of W' lack."""
+        _require_tokens(self.num_tokens)
+        missing_OI = dense_OI @ self.cross_II - weight_OI @ self.sum_II
+        if self.drift_OI is not None:
+            missing_OI += self.drift_OI
+        return missing_OI / self.num_tokens
 
 
 class AbsMax:

@@ -9,6 +9,7 @@ arXiv 2301.00774, section 3.5, on a mask given before); scales see kept weights 
 
 `act_order` fixes the inputs of largest norm first. Groups remain runs of consecutive inputs, so all scales
 are then fitted at the start ("static groups" of the published code), and no order needs to be stored.
+Afterwards scales and codes are improved in `rounds` (methods/descend.py).
 
 Shapes: O output features, I input features, G groups, W inputs of a window (a group, or all).
 Cost:   O * I^2 multiply-adds, a Cholesky factor of I x I, and the fitting of methods/grid.py.
@@ -22,10 +23,11 @@ from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.formats.quantized import Quantized
+from gossamer.methods.descend import improve
 from gossamer.methods.feedback import Decide, fix_inputs
 from gossamer.methods.grid import Grid, fit, fit_groups, nonzero
 from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import inverse_factor
+from gossamer.methods.linear_algebra import damped_factor, inverse_factor
 
 
 class GPTQ(Grid):
@@ -38,6 +40,8 @@ class GPTQ(Grid):
     act_order: bool = True
     """Quantize the inputs of largest norm first, with all scales fitted at the start; false: in their order,
     the scales of a group fitted when it is reached."""
+    rounds: int = Field(default=3, ge=0, le=100)
+    """Rounds in which scales are refitted and codes chosen anew afterwards; 0 is GPTQ as published."""
 
 
 def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes: list[str]) -> LayerWeight:
@@ -54,7 +58,11 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes
     if settings.act_order:
         order_I = gram_II.diagonal().argsort(descending=True, stable=True)
     factor = inverse_factor(gram_II[order_I][:, order_I], settings.damping, notes)
-    return layer.with_codes(_quantize(layer, settings, factor.upper_II, order_I))
+    quantized = _quantize(layer, settings, factor.upper_II, order_I)
+    if settings.rounds:
+        hessian_II = damped_factor(gram_II, factor.damping, []).damped_II.float()
+        quantized = improve(quantized, layer.mask_OI, layer.target_OI, hessian_II, settings.rounds)
+    return layer.with_codes(quantized)
 
 
 def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Tensor) -> Quantized:

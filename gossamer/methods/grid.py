@@ -153,13 +153,14 @@ def _on_range(low_N: Tensor, high_N: Tensor, ratio: float, grid: Grid) -> tuple[
     """Return scale_N and minimum_N of a grid over a share of the range."""
     if grid.symmetric:
         extreme_N = torch.where(high_N > -low_N, high_N, low_N)  # the largest magnitude, with its sign
-        return _to_float16(extreme_N * (-ratio / 2 ** (grid.bits - 1))), None
+        return to_float16(extreme_N * (-ratio / 2 ** (grid.bits - 1))), None
     cut_N = (high_N - low_N) * ((1 - ratio) / 2)
-    scale_N = _to_float16((high_N - low_N) * (ratio / (2**grid.bits - 1)))
-    return scale_N, _to_float16(low_N + cut_N)
+    scale_N = to_float16((high_N - low_N) * (ratio / (2**grid.bits - 1)))
+    return scale_N, to_float16(low_N + cut_N)
 
 
-def _to_float16(values: Tensor) -> Tensor:
+def to_float16(values: Tensor) -> Tensor:
+    """Return float32 with values that float16 holds, the largest one for what is too large."""
     return values.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
 
 

@@ -3,7 +3,7 @@
 O output features, I input features.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import torch
@@ -26,10 +26,20 @@ class LayerWeight:
     mask_OI: Tensor | None = None
     """bool, True = kept; None = every weight is kept."""
     quantized: Quantized | None = None
+    target_OI: Tensor = field(default=None)  # type: ignore[assignment]
+    """What the weight was at first, for steps that fit it again; defaults to `weight_OI`."""
+
+    def __post_init__(self) -> None:
+        if self.target_OI is None:
+            object.__setattr__(self, "target_OI", self.weight_OI)
+
+    def with_weight(self, weight_OI: Tensor) -> Self:
+        """Return the layer with other values of its weights."""
+        return replace(self, weight_OI=weight_OI)
 
     def pruned(self, mask_OI: Tensor) -> Self:
         """Return the layer with the weights outside the mask set to zero, and nothing else changed."""
-        return type(self)(weight_OI=self.weight_OI.masked_fill(~mask_OI, 0.0), mask_OI=mask_OI)
+        return replace(self, weight_OI=self.weight_OI.masked_fill(~mask_OI, 0.0), mask_OI=mask_OI)
 
     def with_codes(self, quantized: Quantized) -> Self:
         """Return the layer with the values of its codes; pruned weights stay zero and get the code of zero.
@@ -43,7 +53,7 @@ class LayerWeight:
             weight_OI.masked_fill_(pruned_OI, 0.0)
             code = 2 ** (quantized.bits - 1) if quantized.symmetric else 0
             quantized = replace(quantized, codes_OI=quantized.codes_OI.masked_fill(pruned_OI, code))
-        return type(self)(weight_OI=weight_OI, mask_OI=self.mask_OI, quantized=quantized)
+        return replace(self, weight_OI=weight_OI, quantized=quantized)
 
     def require_changeable(self, method: str) -> None:
         """Raise RecipeError if the layer is quantized already, CheckpointError if it is not finite."""

@@ -21,6 +21,20 @@ STRONGEST_DAMPING = 1.0
 
 
 @dataclass(frozen=True, slots=True)
+class DampedFactor:
+    """What `damped_factor` returns."""
+
+    damped_II: Tensor
+    """float64: H = G + damping * mean(diag G) * I, dead inputs apart from all others."""
+    lower_II: Tensor
+    """float64: the Cholesky factor, H = L L^T."""
+    dead_I: Tensor
+    """bool: inputs that were zero in all calibration data; they influence no other input."""
+    damping: float
+    """The damping that was used, a share of the mean diagonal."""
+
+
+@dataclass(frozen=True, slots=True)
 class InverseFactor:
     """What `inverse_factor` returns."""
 
@@ -33,7 +47,15 @@ class InverseFactor:
 
 
 def inverse_factor(gram_II: Tensor, damping: float, notes: list[str]) -> InverseFactor:
-    """Return U of H^-1 = U^T U; what had to be done to get there is added to the notes.
+    """Return U of H^-1 = U^T U; as `damped_factor` otherwise."""
+    factor = damped_factor(gram_II.flip(0, 1), damping, notes)
+    identity_II = torch.eye(gram_II.shape[0], dtype=torch.float64)
+    upper_II = torch.linalg.solve_triangular(factor.lower_II, identity_II, upper=False).flip(0, 1)
+    return InverseFactor(upper_II.float().contiguous(), factor.dead_I.flip(0), factor.damping)
+
+
+def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFactor:
+    """Return the damped matrix and its Cholesky factor; what had to be done to get there is added to the notes.
 
     Dead inputs get the mean diagonal of the live ones, which keeps them apart from all others. If the
     damped matrix is not positive definite the damping is raised tenfold, from 0.01 at least, up to 1;
@@ -61,7 +83,7 @@ def inverse_factor(gram_II: Tensor, damping: float, notes: list[str]) -> Inverse
     while True:
         damped_II = hessian_II.clone()
         damped_II.diagonal().copy_(diagonal_I + strength * mean)
-        lower_II, failed = torch.linalg.cholesky_ex(damped_II.flip(0, 1))
+        lower_II, failed = torch.linalg.cholesky_ex(damped_II)
         if not bool(failed):
             break
         if strength >= STRONGEST_DAMPING:
@@ -74,6 +96,4 @@ def inverse_factor(gram_II: Tensor, damping: float, notes: list[str]) -> Inverse
         notes.append(
             f"the Gram matrix is not positive definite: damping raised from {damping:g} to {strength:g}"
         )
-    identity_II = torch.eye(dead_I.numel(), dtype=torch.float64)
-    upper_II = torch.linalg.solve_triangular(lower_II, identity_II, upper=False).flip(0, 1)
-    return InverseFactor(upper_II=upper_II.float().contiguous(), dead_I=dead_I, damping=strength)
+    return DampedFactor(damped_II, lower_II, dead_I, strength)

@@ -67,7 +67,7 @@ def apply(
         return decide
 
     fix_inputs(weight_IO, factor.upper_II, _window_size(settings), begin_window, settings.block_size)
-    return LayerWeight(weight_OI=weight_IO.T.contiguous(), mask_OI=mask_OI).pruned(mask_OI)
+    return layer.with_weight(weight_IO.T.contiguous()).pruned(mask_OI)
 
 
 def _window_size(settings: SparseGPT) -> int:

@@ -1,0 +1,153 @@
+"""Observe a block of the compressed model beside the same block of the dense one, token by token.
+
+What the blocks before have lost shows in the inputs of this one. With both models' inputs of a linear, and the
+residual stream that its output is added to, the linear can be fitted to give back what is missing
+(methods/aim.py) instead of only to repeat itself.
+
+T tokens, I input features, O output features.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.statistics import Moments
+from gossamer.errors import CalibrationError
+
+ADDITIONS = ("add", "__add__", "__radd__", "add_", "__iadd__")
+
+
+@dataclass
+class Seen:
+    """What one forward pass of a block showed of some linears."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    """The last input of each linear that ran."""
+    residuals: dict[str, Tensor] = field(default_factory=dict)
+    """What the output of a linear was added to, where it was added to something of its shape."""
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    num_tokens: int = 0
+    """Tokens that the block was given."""
+
+
+class _Additions(TorchFunctionMode):
+    """Notices when the very tensor that a linear gave is added to another one."""
+
+    def __init__(self, seen: Seen) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in ADDITIONS and len(args) == 2:
+            for own, other in (args, args[::-1]):
+                for name, output in self.seen.outputs.items():
+                    if own is output and isinstance(other, Tensor) and other.shape == output.shape:
+                        self.seen.residuals[name] = other
+        return func(*args, **(kwargs or {}))
+
+
+class _Enough(Exception):  # noqa: N818 - control flow: the rest of the block is not needed
+    pass
+
+
+@contextmanager
+def watched(linears: Mapping[str, nn.Module], until: Collection[str] | None = None) -> Iterator[Seen]:
+    """While open, note the inputs of the given linears and what their outputs are added to.
+
+    Once all of `until` have run, the next other linear raises `_Enough`.
+    """
+    seen = Seen()
+
+    def stop(name: str, *_: Any) -> None:
+        if until is not None and name not in until and all(wanted in seen.inputs for wanted in until):
+            raise _Enough
+
+    def note(name: str, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if until is None or name in until:
+            seen.inputs[name], seen.outputs[name] = args[0], output
+
+    with ExitStack() as stack:
+        for name, module in linears.items():
+            stack.callback(module.register_forward_pre_hook(partial(stop, name)).remove)
+            stack.callback(module.register_forward_hook(partial(note, name)).remove)
+        stack.enter_context(_Additions(seen))
+        yield seen
+
+
+def stages(runner: BlockRunner, block: str, linears: Collection[str]) -> list[list[str]]:
+    """Return the linears in the order in which they run, those that share an input together.
+
+    Names that differ in a number only (experts) are one stage, so that a block has few of them; linears that did
+    not run on the first batch come last.
+    """
+    seen = _forward(runner, block, linears, None, 0)
+    found: dict[str, list[str]] = {}
+    kind, last_input = "", None
+    for name, x in seen.inputs.items():
+        own = ".".join(part for part in name.removeprefix(block).split(".") if not part.isdigit())
+        if own in found or x is not last_input:
+            kind = own
+        last_input = x
+        found.setdefault(kind, []).append(name)
+    unseen = [name for name in linears if name not in seen.inputs]
+    return [*found.values(), *([unseen] if unseen else [])]
+
+
+def observe_pairs(
+    compressed: BlockRunner, dense: BlockRunner, block: str, linears: Collection[str], stage: Collection[str]
+) -> dict[str, Moments]:
+    """Run a block of both models on every batch; return the moments of each linear of `stage` that was reached.
+
+    `linears` are all that the block has; none after the stage is run. Linears that share an input share one
+    object. A linear that sees a selection of the tokens (an expert) is not compared: the two models may have
+    selected others.
+
+    Raises:
+        CalibrationError: an input holds NaN or infinity; the message names the linear.
+    """
+    moments: dict[str, Moments] = {}
+    for number in range(len(compressed.batches)):
+        here = _forward(compressed, block, linears, stage, number)
+        there = _forward(dense, block, linears, stage, number)
+        updated: list[Moments] = []
+        for name, x in here.inputs.items():
+            if name not in moments:
+                twin = next((other for other in moments if here.inputs.get(other) is x), None)
+                moments[name] = Moments(x.shape[-1]) if twin is None else moments[twin]
+            if not any(moments[name] is other for other in updated):
+                updated.append(moments[name])
+                try:
+                    _update(moments[name], name, here, there)
+                except CalibrationError as error:
+                    raise CalibrationError(f"{name}: {error}") from error
+    return moments
+
+
+def _forward(
+    runner: BlockRunner, block: str, linears: Collection[str], stage: Collection[str] | None, number: int
+) -> Seen:
+    args, kwargs = runner.call_of(block, number)
+    modules = {name: runner.model.get_submodule(name) for name in linears}
+    with watched(modules, stage) as seen, torch.inference_mode(), suppress(_Enough):
+        runner.model.get_submodule(block)(*args, **kwargs)
+    hidden = args[0] if args else kwargs["hidden_states"]
+    seen.num_tokens = hidden.shape[:-1].numel()
+    return seen
+
+
+def _update(moments: Moments, name: str, here: Seen, there: Seen) -> None:
+    x, dense = here.inputs[name], there.inputs.get(name)
+    if dense is None or dense.shape != x.shape or x.shape[:-1].numel() != here.num_tokens:
+        moments.update_pair(x, x)
+        return
+    drift = None
+    if name in here.residuals and name in there.residuals:
+        drift = there.residuals[name] - here.residuals[name]
+    moments.update_pair(x, dense, drift)

@@ -1,0 +1,1 @@
+"""Fitting weights by gradients."""

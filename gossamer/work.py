@@ -1,0 +1,118 @@
+"""What a run holds of each matrix while the steps of a recipe are applied to it, and what it reports afterwards.
+
+O output features, I input features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from gossamer.calibration.statistics import Gram, Moments, Statistic
+from gossamer.methods.aim import aimed
+from gossamer.methods.error import relative_output_error
+from gossamer.methods.layer_weight import LayerWeight
+from gossamer.plan import Steps
+from gossamer.training.reconstruct import Reconstruct, block_weight
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What became of one weight matrix."""
+
+    name: str
+    block: int | None
+    kind: str
+    shape: tuple[int, int]
+    sparsity: float
+    bits: int | None
+    format: str
+    bytes: int
+    dense_bytes: int
+    """In bfloat16."""
+    relative_error: float | None
+    """Share of the output's energy that is lost, on the calibration inputs; of the weights' where there are none.
+    With `aim`, of the outputs that were aimed at."""
+    seconds: float
+    notes: list[str]
+
+
+@dataclass
+class Work:
+    """One matrix on its way through the steps of a recipe."""
+
+    name: str
+    dense_OI: Tensor
+    layer: LayerWeight = field(init=False)
+    aimed_OI: Tensor | None = None
+    """What it was first fitted to, if not the dense weight."""
+    statistic: Statistic | None = None
+    """Of its last inputs."""
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.layer = LayerWeight(self.dense_OI)
+
+    def aim(self, moments: Moments) -> None:
+        """Fit the weight, and what later steps fit it to, to the outputs of the dense model."""
+        target_OI = aimed(self.dense_OI, self.layer.weight_OI, moments, self.notes)
+        if self.aimed_OI is None:
+            self.aimed_OI = target_OI
+        layer = replace(self.layer, weight_OI=target_OI, target_OI=target_OI)
+        self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
+
+    def put(self, module: nn.Module, weight_OI: Tensor) -> None:
+        """Give the module these weights."""
+        weight = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
+        module.weight = nn.Parameter(weight, requires_grad=False)
+
+    def mask_for(self, module: nn.Module) -> Tensor | None:
+        """The mask in the shape of the module's weight."""
+        mask_OI = self.layer.mask_OI
+        return mask_OI.T if mask_OI is not None and isinstance(module, Conv1D) else mask_OI
+
+    def take(self, module: nn.Module) -> None:
+        """Take over the weights of the module after it was trained."""
+        weight = block_weight(module).detach()
+        weight_OI = (weight.T if isinstance(module, Conv1D) else weight).contiguous()
+        self.layer = replace(self.layer, weight_OI=weight_OI, target_OI=weight_OI)
+
+    def error(self, weight_OI: Tensor) -> float | None:
+        """The error of these weights, as `LayerReport` says."""
+        target_OI = self.dense_OI if self.aimed_OI is None else self.aimed_OI
+        if isinstance(self.statistic, Gram):
+            return relative_output_error(target_OI, weight_OI, self.statistic.value())
+        total = float(target_OI.square().sum())
+        return float((target_OI - weight_OI).square().sum()) / total if total else None
+
+
+@dataclass
+class Phase:
+    """Steps of the linears of a block, up to where the block is trained as a whole."""
+
+    linears: dict[str, Steps] = field(default_factory=dict)
+    trained: dict[Reconstruct, list[str]] = field(default_factory=dict)
+    last: list[str] = field(default_factory=list)
+    """Linears that are done after this phase."""
+
+
+def phases(linears: Mapping[str, Steps]) -> list[Phase]:
+    """Cut the steps of a block's linears where it is reconstructed."""
+    found: list[Phase] = []
+    for name, steps in linears.items():
+        number, own = 0, list(steps)
+        while own:
+            if number == len(found):
+                found.append(Phase())
+            phase = found[number]
+            cut = next((at for at, step in enumerate(own) if isinstance(step.settings, Reconstruct)), None)
+            phase.linears[name] = tuple(own[:cut])
+            if cut is not None:
+                phase.trained.setdefault(own[cut].settings, []).append(name)  # type: ignore[arg-type]
+            own = [] if cut is None else own[cut + 1 :]
+            if not own:
+                phase.last.append(name)
+            number += 1
+    return found
