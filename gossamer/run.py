@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 import gossamer
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.observe import BlockRunner, observed
-from gossamer.calibration.pairs import observe_pairs, stages
+from gossamer.calibration.pairs import Seen, observe_pairs, run_dense, stages
 from gossamer.calibration.statistics import Gram, Moments, Statistic, to_collect
 from gossamer.calibration_text import Progress, calibration_samples, fitting_length
 from gossamer.checkpoint.manifest import FORMAT_VERSION
@@ -77,6 +77,7 @@ class Run:
         self.reports: list[LayerReport] = []
         self.notes: list[str] = []
         self.dense: BlockRunner | None = None
+        self.dense_seen: list[Seen] | None = None
         self.work: dict[str, Work] = {}
         self.trained: dict[str, list[dict[str, float]]] = {}
         self.block_reports: list[dict[str, Any]] = []
@@ -198,7 +199,8 @@ class Run:
         if self.dense is None:
             return None
         self.dense.model.set_submodule(block, self.source.materialise(block))
-        return self.dense.run(block)
+        returned, self.dense_seen = run_dense(self.dense, block, self.parts.linears(block))
+        return returned
 
     def _apply_phase(self, block: str, number: int, phase: Phase, wanted: list[Any] | None) -> None:
         """Apply the steps of each linear, then train the block; what runs later in it sees the earlier ones done."""
@@ -239,7 +241,7 @@ class Run:
         statistics: Mapping[str, Statistic]
         if self.aims and self.dense is not None:
             every = self.parts.linears(block)
-            statistics = observe_pairs(self.runner, self.dense, block, every, list(wanted))
+            statistics = observe_pairs(self.runner, self.dense, block, every, list(wanted), self.dense_seen)
         else:
             with observed(wanted) as statistics:
                 self.runner.run(block)

@@ -21,6 +21,8 @@ from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.statistics import Moments
 from gossamer.errors import CalibrationError
 
+SEEN_BYTES = 512 << 20
+"""What the dense model shows of one block is kept up to this size; beyond it, its block is run again for each stage."""
 ADDITIONS = ("add", "__add__", "__radd__", "add_", "__iadd__")
 
 
@@ -33,6 +35,8 @@ class Seen:
     residuals: dict[str, Tensor] = field(default_factory=dict)
     """What the output of a linear was added to, where it was added to something of its shape."""
     outputs: dict[str, Tensor] = field(default_factory=dict)
+    returned: Any = None
+    """What the block returned, if it ran to its end."""
     num_tokens: int = 0
     """Tokens that the block was given."""
 
@@ -100,14 +104,36 @@ def stages(runner: BlockRunner, block: str, linears: Collection[str]) -> list[li
     return [*found.values(), *([unseen] if unseen else [])]
 
 
+def run_dense(
+    runner: BlockRunner, block: str, linears: Collection[str]
+) -> tuple[list[Any], list[Seen] | None]:
+    """Return what the dense block returns for every batch, and what it showed; None if that is too much to keep."""
+    returned: list[Any] = []
+    kept: list[Seen] | None = []
+    num_bytes = 0
+    for number in range(len(runner.batches)):
+        seen = _forward(runner, block, linears, None, number)
+        returned.append(seen.returned)
+        tensors = {id(tensor): tensor for tensor in (*seen.inputs.values(), *seen.residuals.values())}
+        num_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        if kept is not None:
+            kept = [*kept, seen] if num_bytes <= SEEN_BYTES else None
+    return returned, kept
+
+
 def observe_pairs(
-    compressed: BlockRunner, dense: BlockRunner, block: str, linears: Collection[str], stage: Collection[str]
+    compressed: BlockRunner,
+    dense: BlockRunner,
+    block: str,
+    linears: Collection[str],
+    stage: Collection[str],
+    dense_seen: list[Seen] | None = None,
 ) -> dict[str, Moments]:
     """Run a block of both models on every batch; return the moments of each linear of `stage` that was reached.
 
-    `linears` are all that the block has; none after the stage is run. Linears that share an input share one
-    object. A linear that sees a selection of the tokens (an expert) is not compared: the two models may have
-    selected others.
+    `dense_seen` is what `run_dense` kept, which saves running the dense block again. `linears` are all that the block
+    has; none after the stage is run. Linears that share an input share one object. A linear that sees a selection of
+    the tokens (an expert) is not compared: the two models may have selected others.
 
     Raises:
         CalibrationError: an input holds NaN or infinity; the message names the linear.
@@ -115,7 +141,7 @@ def observe_pairs(
     moments: dict[str, Moments] = {}
     for number in range(len(compressed.batches)):
         here = _forward(compressed, block, linears, stage, number)
-        there = _forward(dense, block, linears, stage, number)
+        there = dense_seen[number] if dense_seen else _forward(dense, block, linears, stage, number)
         updated: list[Moments] = []
         for name, x in here.inputs.items():
             if name not in moments:
@@ -136,7 +162,8 @@ def _forward(
     args, kwargs = runner.call_of(block, number)
     modules = {name: runner.model.get_submodule(name) for name in linears}
     with watched(modules, stage) as seen, torch.inference_mode(), suppress(_Enough):
-        runner.model.get_submodule(block)(*args, **kwargs)
+        seen.returned = runner.model.get_submodule(block)(*args, **kwargs)
+    seen.outputs.clear()
     hidden = args[0] if args else kwargs["hidden_states"]
     seen.num_tokens = hidden.shape[:-1].numel()
     return seen

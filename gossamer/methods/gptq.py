@@ -40,7 +40,7 @@ class GPTQ(Grid):
     act_order: bool = True
     """Quantize the inputs of largest norm first, with all scales fitted at the start; false: in their order,
     the scales of a group fitted when it is reached."""
-    rounds: int = Field(default=3, ge=0, le=100)
+    rounds: int = Field(default=1, ge=0, le=100)
     """Rounds in which scales are refitted and codes chosen anew afterwards; 0 is GPTQ as published."""
 
 

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.calibration import pairs
 from gossamer.calibration.observe import BlockRunner
-from gossamer.calibration.pairs import observe_pairs, stages
+from gossamer.calibration.pairs import observe_pairs, run_dense, stages
 from gossamer.calibration.statistics import Moments
 from gossamer.checkpoint.architecture import describe
+from gossamer.training.reconstruct import first
 from tests.models import tiny_inputs, tiny_model
 
 
@@ -138,3 +140,19 @@ def test_nothing_is_left_on_the_model_when_a_run_was_cut_short() -> None:
     for runner in (here, there):
         modules = list(runner.model.modules())
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
+
+def test_what_the_dense_block_showed_serves_instead_of_running_it_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, there, block, linears = pair("llama")
+    returned, seen = run_dense(there, block, linears)
+    expected = there.run(block)
+    assert all(torch.equal(first(a), first(b)) for a, b in zip(returned, expected, strict=True))
+    again = observe_pairs(here, there, block, linears, linears)
+    saved = observe_pairs(here, there, block, linears, linears, seen)
+    for name, moments in again.items():
+        weight = matrix(here, name)
+        assert torch.equal(saved[name].missing(weight, weight), moments.missing(weight, weight))
+    monkeypatch.setattr(pairs, "SEEN_BYTES", 1)
+    assert run_dense(there, block, linears)[1] is None
