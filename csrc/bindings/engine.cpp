@@ -179,6 +179,7 @@ void bind_engine(nb::module_& module) {
       .def("add_norm", &PythonPlan::add_norm, "input"_a, "target"_a, "norm"_a)
       .def("attention", &PythonPlan::attention, "query"_a, "key"_a, "value"_a, "output"_a, "heads"_a, "key_heads"_a,
            "head_dim"_a, "layer"_a, "scale"_a, "window"_a, "rotary"_a, "query_norm"_a.none(), "key_norm"_a.none())
+      .def("weight_bytes", [](const PythonPlan& self) { return self.plan.weight_bytes(); })
       .def("cache_block_bytes", [](const PythonPlan& self, bool int8) { return cache_layout(self.plan, int8).block_bytes(); },
            "int8"_a);
   nb::class_<PythonEngine>(module, "Engine", "Sequences that are read and continued; csrc/engine/engine.h.")

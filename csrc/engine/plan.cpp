@@ -134,6 +134,17 @@ void Plan::add(AttentionOp op) {
   ops.emplace_back(op);
 }
 
+int64_t Plan::weight_bytes() const {
+  const auto all = [](const MatrixView& matrix) { return bytes_before(matrix, shape_of(matrix).strips()); };
+  int64_t bytes = 0;
+  for (const Op& op : ops) {
+    if (const auto* linears = std::get_if<LinearsOp>(&op))
+      for (const Linear& linear : linears->linears) bytes += all(linear.weight);
+    if (const auto* embed = std::get_if<EmbedOp>(&op)) bytes += all(embed->table) / shape_of(embed->table).rows;
+  }
+  return bytes;
+}
+
 void Plan::check_complete() const {
   if (ops.empty() || outputs == 0) refuse("plan", "an embedding, layers and a head", std::to_string(ops.size()) + " ops");
   if (layers == 0) refuse("plan", "at least one attention", "none");

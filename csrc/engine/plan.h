@@ -91,6 +91,7 @@ struct Plan {
   void add(LinearsOp op);
   void add(AddNormOp op);
   void add(AttentionOp op);
+  int64_t weight_bytes() const;  // read for one token: all linears, and one row of each table
   void check_complete() const;  // begins with an embedding, ends with a head
 
  private:

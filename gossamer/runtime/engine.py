@@ -113,12 +113,14 @@ class Engine:
                 f"expected activations float or int8, and cache float16 or int8; got {activations!r} and {cache!r}."
             )
         self.config: PretrainedConfig = weights.config
+        self.generation_config = weights.generation_config
         self.where = weights.where
         self.activations = activations
         self.step_tokens = step_tokens
         plan = plan_of(weights.config)
         bound = bind(plan, weights)
         self.max_positions = plan.max_positions
+        self.weight_bytes_per_token: int = bound.weight_bytes()
         self.num_blocks = self._num_blocks(bound.cache_block_bytes(cache == "int8"), cache_tokens)
         native = native_module()
         assert native is not None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from gossamer.checkpoint.folder import ModelFolder, read_folder
-from gossamer.checkpoint.manifest import FORMAT_VERSION
+from gossamer.checkpoint.folder import ModelFolder, read_folder, read_json
+from gossamer.checkpoint.manifest import FORMAT_VERSION, MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.skeleton import config_from_dict
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import CheckpointError, FormatError, UnsupportedModelError
@@ -36,9 +37,12 @@ class Weights:
         names: Mapping[str, Any],
         packed: Mapping[str, dict[str, Any]],
         tied: Mapping[str, str],
+        generation_config: SimpleNamespace | None = None,
     ):
         self.where = where
         self.config = config
+        self.generation_config = generation_config or SimpleNamespace()
+        """What generation_config.json says."""
         self._read = read
         self._names = names
         self._packed = packed
@@ -135,12 +139,16 @@ def _from_folder(folder: ModelFolder) -> Weights:
     packed: dict[str, dict[str, Any]] = {}
     tied: dict[str, str] = {}
     if folder.quant_method == OURS:
+        if (folder.path / MANIFEST_NAME).exists():
+            read_manifest(folder.path)  # a damaged one is better found now than when figures are to be kept in it
         packed, tied = _table(folder, "modules", dict), _table(folder, "tied", str)
     elif settings is not None:
         raise UnsupportedModelError(f"{folder.path}: quantized by {folder.quant_method}, which is not ours.")
     plain = {key: value for key, value in folder.config.items() if key != "quantization_config"}
     config = config_from_dict(plain, f"{folder.path}/config.json")
-    return Weights(str(folder.path), config, _reader(folder), folder.tensors, packed, tied)
+    file = folder.path / "generation_config.json"
+    generation = SimpleNamespace(**read_json(file, "")) if file.is_file() else None
+    return Weights(str(folder.path), config, _reader(folder), folder.tensors, packed, tied, generation)
 
 
 def _table(folder: ModelFolder, name: str, kind: type) -> dict[str, Any]:
