@@ -156,7 +156,9 @@ def bench(
     engine: Engine = "auto",
     peer: Annotated[
         str,
-        typer.Option(help="What runs --against: native, torch, llama.cpp, or auto: llama.cpp for .gguf if installed."),
+        typer.Option(
+            help="What runs --against: native, torch, llama.cpp, or auto: llama.cpp for .gguf if installed."
+        ),
     ] = "auto",
     json_: Json = False,
 ) -> None:

@@ -10,6 +10,8 @@ namespace {
 
 // Up to so many rows every member prepares the activations for itself: cheaper than another barrier.
 constexpr int64_t kReplicatedRows = 16;
+// Columns that share a scale of int8 activations. With 64, perplexity rises by 0.5 to 0.6 %; with 32 by 0.3 to 0.4 %.
+constexpr int kScaleColumns = 32;
 constexpr int64_t kTasksPerMember = 8;
 constexpr int64_t kLargestTask = 32;  // strips
 
@@ -73,7 +75,7 @@ Step::Compiled Step::compile(const LinearsOp& op) const {
   Compiled compiled;
   for (size_t many = 0; many < 2; ++many)
     for (const Linear& linear : op.linears) {
-      const ActivationLayout layout = layout_for(linear.weight, many ? 2 : 1, int8_);
+      const ActivationLayout layout = layout_for(linear.weight, many ? 2 : 1, int8_, kScaleColumns);
       auto& layouts = compiled.layouts[many];
       const size_t at = static_cast<size_t>(std::find(layouts.begin(), layouts.end(), layout) - layouts.begin());
       if (at == layouts.size()) layouts.push_back(layout);

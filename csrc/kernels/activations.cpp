@@ -44,14 +44,14 @@ struct IsInteger {
 
 }  // namespace
 
-ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8) {
+ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns) {
   const Shape& m = shape_of(matrix);
   ActivationLayout layout{.columns = m.columns, .padded_columns = m.padded_columns()};
   layout.windows = std::holds_alternative<NMView>(matrix);
   layout.int8 = int8 && std::visit(IsInteger{}, matrix);
   if (layout.int8) {
-    layout.fold_columns = choose_fold(m);
-    layout.scale_columns = m.group_size == 32 ? 32 : 64;
+    layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
+    layout.fold_columns = std::min(choose_fold(m), layout.scale_columns);
   } else if (m.minimum != nullptr && tokens == 1) {
     layout.sum_groups = m.groups;
   }

@@ -21,8 +21,9 @@ struct ActivationLayout {
   int64_t folds() const { return padded_columns / fold_columns; }
 };
 
-// int8 is ignored where the weights are floats.
-ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8);
+// int8 is ignored where the weights are floats. scale_columns: columns that share a scale, 32 or 64 (32 anyway when the
+// weights have groups of 32).
+ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns = 64);
 
 // Room for the prepared tokens; what a layout does not use may be null.
 struct ActivationMemory {

@@ -56,7 +56,9 @@ def benchmark(
     context = (prompt_tokens if ids is None else len(ids)) + tokens + 1
     report = speed.benchmark(
         _subject(model, choose_engine(model, engine), activations, threads, context),
-        None if against is None else _subject(against, peer_for(against, peer), activations, threads, context),
+        None
+        if against is None
+        else _subject(against, peer_for(against, peer), activations, threads, context),
         threads=threads,
         prompt_ids=ids,
         prompt_tokens=prompt_tokens,

@@ -1,9 +1,10 @@
 """Models on the native engine, for what measures models: the same protocols run through the same code as users run."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor
 
@@ -33,6 +34,10 @@ class NativeModel:
 
     def can_generate(self) -> bool:
         return True
+
+    def named_modules(self) -> Iterator[tuple[str, Any]]:
+        """There are none to look at."""
+        return iter(())
 
     def __call__(self, ids_1T: Tensor, use_cache: bool = False) -> SimpleNamespace:
         """Return an object with logits [1, T, V] (float32)."""

@@ -15,7 +15,9 @@ LLAMA_CPP = "llama.cpp"
 DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def open_runner(path: str | Path, engine: str, dtype: str, activations: str, threads: int, context: int) -> Any:
+def open_runner(
+    path: str | Path, engine: str, dtype: str, activations: str, threads: int, context: int
+) -> Any:
     """Return a model that `run_round` can time.
 
     Args:

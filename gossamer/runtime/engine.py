@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from gossamer.errors import RunError, UsageError
+from gossamer.errors import CheckpointError, RunError, UsageError
 from gossamer.kernels.dispatch import native_module, num_threads
 from gossamer.runtime.bind import bind
 from gossamer.runtime.family import plan_of
@@ -126,12 +126,22 @@ class Engine:
         assert native is not None
         try:
             self._native = native.Engine(
-                bound, threads or num_threads(), activations == "int8", cache == "int8", step_tokens, self.num_blocks
+                bound,
+                threads or num_threads(),
+                activations == "int8",
+                cache == "int8",
+                step_tokens,
+                self.num_blocks,
             )
         except ValueError as error:
             raise UsageError(f"{self.where}: {error}.") from error
         self.threads: int = self._native.threads
         self.vocabulary_size: int = self._native.outputs
+        if self.vocabulary_size != plan.vocabulary_size:
+            raise CheckpointError(
+                f"{self.where}: expected {plan.vocabulary_size} tokens, as config.json says, got weights for "
+                f"{self.vocabulary_size}. Restore the folder."
+            )
         self._schedule = _Schedule(free_blocks=self.num_blocks)
 
     @classmethod
@@ -279,7 +289,9 @@ class Engine:
         s = sampling or Sampling()
         seed = secrets.randbits(64) if s.seed is None else s.seed % 2**64
         try:
-            number: int = self._native.open(s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty, seed)
+            number: int = self._native.open(
+                s.temperature, s.top_k, s.top_p, s.min_p, s.repetition_penalty, seed
+            )
         except ValueError as error:
             raise UsageError(f"sampling: {error}.") from error
         return number

@@ -29,7 +29,9 @@ def plan_of(config: PretrainedConfig) -> Plan:
     make = FAMILIES.get(config.model_type)
     if make is None:
         known = ", ".join(sorted(FAMILIES))
-        raise UnsupportedModelError(f"{config.model_type}: the native engine knows {known}. Use --engine torch.")
+        raise UnsupportedModelError(
+            f"{config.model_type}: the native engine knows {known}. Use --engine torch."
+        )
     plan = make(config)
     for op in plan.ops:
         if isinstance(op, Attention) and (op.head_dim % 16 or op.head_dim > LARGEST_HEAD):

@@ -67,15 +67,17 @@ def generate_native(
     _check_settings(max_tokens, temperature, top_k, top_p)
     ids = _encode(tokenizer, prompt)["input_ids"][0]
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    return _pieces(tokenizer, engine.generate(ids, max_tokens, sampling=sampling, stops=_ends(engine, tokenizer)))
+    return _pieces(
+        tokenizer, engine.generate(ids, max_tokens, sampling=sampling, stops=_ends(engine, tokenizer))
+    )
 
 
 def _ends(engine: Engine, tokenizer: Any) -> list[int]:
     """The tokens that end a text."""
-    ends: set[int] = {tokenizer.eos_token_id} - {None}
-    for source in (engine.config, engine.generation_config):
+    ends: set[int] = set()
+    for source in (tokenizer, engine.config, engine.generation_config):
         found = getattr(source, "eos_token_id", None)
-        ends |= set(found) if isinstance(found, list) else {found} - {None}
+        ends.update(each for each in (found if isinstance(found, list) else [found]) if isinstance(each, int))
     return sorted(ends)
 
 

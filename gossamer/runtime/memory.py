@@ -24,7 +24,9 @@ def _cgroup() -> int | None:
     limit, used = _lines(CGROUP / "memory.max"), _lines(CGROUP / "memory.current")
     if not limit or not used or not limit[0].isdigit():
         return None
-    cached = next((line.split()[1] for line in _lines(CGROUP / "memory.stat") if line.startswith("file ")), "0")
+    cached = next(
+        (line.split()[1] for line in _lines(CGROUP / "memory.stat") if line.startswith("file ")), "0"
+    )
     return max(0, int(limit[0]) - int(used[0]) + int(cached))
 
 

@@ -1,4 +1,4 @@
-"""The weights of a model for the engine: mapped from the files, nothing repacked, checked before native code sees them."""
+"""The weights of a model for the engine: mapped from the files, nothing repacked, all of it checked before it runs."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -140,7 +140,9 @@ def _from_folder(folder: ModelFolder) -> Weights:
     tied: dict[str, str] = {}
     if folder.quant_method == OURS:
         if (folder.path / MANIFEST_NAME).exists():
-            read_manifest(folder.path)  # a damaged one is better found now than when figures are to be kept in it
+            read_manifest(
+                folder.path
+            )  # a damaged one is better found now than when figures are to be kept in it
         packed, tied = _table(folder, "modules", dict), _table(folder, "tied", str)
     elif settings is not None:
         raise UnsupportedModelError(f"{folder.path}: quantized by {folder.quant_method}, which is not ours.")
@@ -181,4 +183,3 @@ def _reader(folder: ModelFolder) -> Callable[[str], Tensor]:
         return tensor
 
     return read
-

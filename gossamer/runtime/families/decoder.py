@@ -25,7 +25,6 @@ from gossamer.runtime.plan import (
 )
 
 
-
 def decoder_plan(
     config: PretrainedConfig,
     rotaries: dict[str, Rotary],
@@ -94,9 +93,13 @@ def decoder_plan(
                 query_norm=norm(f"{attention}.q_norm") if head_norms else None,
                 key_norm=norm(f"{attention}.k_norm") if head_norms else None,
             ),
-            *_added("attention", f"{attention}.o_proj", norm(f"{block}.post_attention_layernorm"), norms_after),
+            *_added(
+                "attention", f"{attention}.o_proj", norm(f"{block}.post_attention_layernorm"), norms_after
+            ),
             _gated(f"{block}.mlp", norm(f"{block}.{before_mlp}"), gate),
-            *_added("inner", f"{block}.mlp.down_proj", norm(f"{block}.post_feedforward_layernorm"), norms_after),
+            *_added(
+                "inner", f"{block}.mlp.down_proj", norm(f"{block}.post_feedforward_layernorm"), norms_after
+            ),
         ]
     tied = "model.embed_tokens" if config.tie_word_embeddings else None
     ops.append(Head(module="lm_head", norm=norm("model.norm"), tied_to=tied))

@@ -9,7 +9,9 @@ from gossamer.runtime.plan import Plan, rotary_of
 
 def plan(config: PretrainedConfig) -> Plan:
     if config.use_bidirectional_attention or config.attn_logit_softcapping or config.final_logit_softcapping:
-        raise UnsupportedModelError("gemma3_text: the native engine has no soft caps and looks only backwards.")
+        raise UnsupportedModelError(
+            "gemma3_text: the native engine has no soft caps and looks only backwards."
+        )
 
     def window(layer: int) -> int:
         return config.sliding_window if config.layer_types[layer] == "sliding_attention" else 0
