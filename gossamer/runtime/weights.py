@@ -144,6 +144,11 @@ def _from_folder(folder: ModelFolder) -> Weights:
                 folder.path
             )  # a damaged one is better found now than when figures are to be kept in it
         packed, tied = _table(folder, "modules", dict), _table(folder, "tied", str)
+        for name, meta in packed.items():
+            try:
+                tensor_specs(meta)
+            except FormatError as error:
+                raise CheckpointError(f"{folder.path}/config.json: {name}: {error}") from error
     elif settings is not None:
         raise UnsupportedModelError(f"{folder.path}: quantized by {folder.quant_method}, which is not ours.")
     plain = {key: value for key, value in folder.config.items() if key != "quantization_config"}
@@ -161,7 +166,8 @@ def _table(folder: ModelFolder, name: str, kind: type) -> dict[str, Any]:
             f"{folder.path}/config.json: format version {settings['format_version']!r:.40}, but this version of "
             f"Gossamer reads {FORMAT_VERSION}."
         )
-    table = settings.get(name) or {}
+    table = settings.get(name, {})
+    table = {} if table is None else table
     if not isinstance(table, dict) or not all(isinstance(value, kind) for value in table.values()):
         raise CheckpointError(
             f"{folder.path}/config.json: quantization_config needs a table '{name}' with a {kind.__name__} for each "
