@@ -86,6 +86,7 @@ def test_the_native_engine_is_measured_beside_torch_and_says_so(compressed, prob
     assert (told["against"]["engine"], told["against"]["activations"]) == ("torch", "float")
     assert told["ratios"]["decode"]["ratio"] > 0
     torch_told = benchmark(case.folder, engine="torch", **FAST)
+    # norms and biases count in torch
     assert told["weight_bytes_per_token"] == pytest.approx(
         torch_told["weight_bytes_per_token"], rel=0.1
     )  # norms and biases count there
