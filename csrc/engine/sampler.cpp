@@ -69,14 +69,19 @@ double uniform(uint64_t& state) {
 
 }  // namespace
 
+// Tokens whose logits are further below the largest, e^-30 as likely, are not worth sorting.
+constexpr float kRange = 30;
+
 int32_t Sampler::draw(const float* logits) {
   const auto likelier = [](const Choice& a, const Choice& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.token < b.token);
   };
   choices_.clear();
+  const float least = logits[largest_logit(logits, vocabulary_)] / sampling_.temperature - kRange;
   for (int64_t i = 0; i < vocabulary_; ++i)
-    choices_.push_back({logits[i] / sampling_.temperature, static_cast<int32_t>(i)});
-  if (sampling_.top_k > 0 && sampling_.top_k < vocabulary_) {
+    if (const float logit = logits[i] / sampling_.temperature; logit >= least) choices_.push_back({logit, static_cast<int32_t>(i)});
+  if (choices_.empty()) return largest_logit(logits, vocabulary_);  // nothing but NaN
+  if (sampling_.top_k > 0 && sampling_.top_k < static_cast<int64_t>(choices_.size())) {
     std::nth_element(choices_.begin(), choices_.begin() + sampling_.top_k - 1, choices_.end(), likelier);
     choices_.resize(static_cast<size_t>(sampling_.top_k));
   }

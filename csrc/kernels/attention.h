@@ -95,10 +95,13 @@ void attend_block_rows(const AttentionRows& a) {
       for (int64_t i = a.last[t] > start ? a.last[t] - start : 0; i < kCacheTokens; ++i) scores[t][i] = 2 * kNever;
       const F16 s0 = load_f(scores[t]), s1 = load_f(scores[t] + 16);
       const float now = reduce_max_f(max_f(max_f(s0, s1), set1_f(largest[t])));
-      float lanes[kLanes];
-      store_f(lanes, exp_f(set1_f(largest[t] - now)));
-      correction[t] = lanes[0];
-      largest[t] = now;
+      correction[t] = 1;
+      if (now > largest[t]) {
+        float lanes[kLanes];
+        store_f(lanes, exp_f(set1_f(largest[t] - now)));
+        correction[t] = lanes[0];
+        largest[t] = now;
+      }
       const F16 p0 = exp_f(sub_f(s0, set1_f(now))), p1 = exp_f(sub_f(s1, set1_f(now)));
       sum[t] = sum[t] * correction[t] + reduce_add_f(add_f(p0, p1));
       store_f(scores[t], int8 ? mul_f(p0, load_f(block.value_scales)) : p0);
