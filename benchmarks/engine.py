@@ -3,9 +3,9 @@
     python benchmarks/engine.py [--work DIR] [--threads 2 1] [--rounds N] [--recipes NAME ...] [--out DIR]
 
 Folders of the recipes are made in the work folder when they are not there (calibrated on little text: the speed of a
-format does not depend on it), and so are llama.cpp's files, quantized by llama.cpp from the demo's GGUF. All models of a
-number of threads are loaded at once and run interleaved: each round visits all of them, in turn from the front and from
-the back. Ratios are medians over the rounds of the ratio within a round. Writes engine.json and engine.md. Needs
+format does not depend on it), and so are llama.cpp's files, quantized by llama.cpp from the demo's GGUF. All models of
+a number of threads are loaded at once and run interleaved: each round visits all of them, in turn from the front and
+from the back. Ratios are medians over the rounds of the ratio within a round. Writes engine.json and engine.md. Needs
 llama-cpp-python (`gossamer[bench]`). Progress on stderr.
 """
 

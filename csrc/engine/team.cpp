@@ -1,5 +1,7 @@
 #include "engine/team.h"
 
+#include <unistd.h>
+
 #include <system_error>
 
 #include "core/spin.h"
@@ -15,7 +17,7 @@ void wait_while(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-Team::Team(int threads) {
+Team::Team(int threads) : process_(getpid()) {
   try {
     workers_.reserve(static_cast<size_t>(threads - 1));
     for (int member = 1; member < threads; ++member) workers_.emplace_back([this, member] { work(member); });
@@ -26,6 +28,10 @@ Team::Team(int threads) {
 }
 
 Team::~Team() {
+  if (getpid() != process_) {
+    static_cast<void>(new std::vector<std::thread>(std::move(workers_)));  // nobody to join; left to the end of the child
+    return;
+  }
   stop_.store(true);
   job_.fetch_add(1);
   job_.notify_all();

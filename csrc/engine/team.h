@@ -39,6 +39,7 @@ class Team {
   void start(Body body, const void* context);
   void work(int member);
 
+  const int process_;  // the workers do not exist in a forked child
   int size_ = 1;
   Body body_ = nullptr;
   const void* context_ = nullptr;

@@ -1,6 +1,8 @@
 """The engine's limits, its sampling, and what it refuses."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,30 @@ def test_hostile_packed_tensors_are_refused(compressed, tmp_path: Path) -> None:
         save_file(tensors | changes, folder / file)
         with pytest.raises(CheckpointError):
             Engine.open(folder)
+
+
+def test_a_forked_child_is_told_to_open_its_own_engine(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path / "model")
+    code = f"""
+import os
+from gossamer.errors import RunError
+from gossamer.runtime.engine import Engine
+engine = Engine.open({str(tmp_path / "model")!r}, threads=2)
+engine.logits([1, 2, 3])
+child = os.fork()
+if child == 0:
+    try:
+        engine.logits([1, 2, 3])
+    except RunError as error:
+        assert "another process" in str(error)
+        del engine
+        os._exit(0)
+    os._exit(1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert (
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=120, check=False).returncode == 0
+    )
 
 
 def test_the_engine_is_chosen_by_family(parent, tmp_path: Path) -> None:
