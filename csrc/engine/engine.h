@@ -17,7 +17,7 @@ struct EngineSettings {
   int threads = 1;
   bool int8_activations = false;
   bool int8_cache = false;
-  int64_t max_step_tokens = 256;  // rows of the largest step; longer prompts are read in parts
+  int64_t max_step_tokens = 128;  // rows of the largest step; longer prompts are read in parts
   int64_t cache_blocks = 1;       // of 32 tokens, shared by all sequences
 };
 

@@ -25,7 +25,7 @@ from gossamer.runtime.weights import Weights, open_weights
 
 BLOCK_TOKENS = 32
 """Tokens in a block of the cache."""
-STEP_TOKENS = 256
+STEP_TOKENS = 128
 """Rows of the largest step: longer prompts are read in parts of this size."""
 CACHE_SHARE = 0.5
 """Of the memory that is free, the cache takes at most this, when nobody says how large it shall be."""
