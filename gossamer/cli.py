@@ -32,7 +32,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Out = Annotated[Path, typer.Option("--out", "-o", help="What to write. Refused if it exists.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 Activations = Annotated[
-    str, typer.Option(help="float: exact. int8: round the inputs of packed linears, faster.")
+    str | None,
+    typer.Option(
+        help="float: exact. int8: round the inputs of packed linears, faster. Default: int8 on the native engine."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(help="native, torch, or auto: native where the model's family has a plan.")
 ]
 
 
@@ -107,7 +113,8 @@ def evaluate(
     stride: Annotated[
         int | None, typer.Option(help="Tokens from window to window; default: no overlap.")
     ] = None,
-    activations: Activations = "float",
+    activations: Activations = None,
+    engine: Engine = "auto",
     max_ratio: Annotated[
         float | None, typer.Option(help="Exit with 1 if perplexity / parent's is above this.")
     ] = None,
@@ -124,7 +131,7 @@ def evaluate(
     with progress_bars() as progress:
         result = run(
             model, text=text, against=against, length=length, num_windows=windows, stride=stride,
-            activations=activations, progress=progress,
+            activations=activations, engine=engine, progress=progress,
         )  # fmt: skip
     remember(model, "evaluation", result)
     _print(result, json_, print_evaluation)
@@ -144,7 +151,15 @@ def bench(
     prompt: Annotated[str | None, typer.Option(help="Text to start from; default: 64 random tokens.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens decoded in each round.")] = 64,
     repeats: Annotated[int, typer.Option(help="Rounds that count.")] = 5,
-    activations: Activations = "float",
+    prompt_tokens: Annotated[int, typer.Option(help="Length of the random prompt.")] = 64,
+    activations: Activations = None,
+    engine: Engine = "auto",
+    peer: Annotated[
+        str,
+        typer.Option(
+            help="What runs --against: native, torch, llama.cpp, or auto: llama.cpp for .gguf if installed."
+        ),
+    ] = "auto",
     json_: Json = False,
 ) -> None:
     """Measure load time, prefill, decode, memory, and the share of the memory bandwidth that is reached."""
@@ -155,7 +170,7 @@ def bench(
     with progress_bars() as progress:
         result = benchmark(
             model, against=against, threads=threads, prompt=prompt, tokens=tokens, repeats=repeats,
-            activations=activations, progress=progress,
+            prompt_tokens=prompt_tokens, activations=activations, engine=engine, peer=peer, progress=progress,
         )  # fmt: skip
     remember(model, "benchmark", result)
     _print(result, json_, print_benchmark)
@@ -170,21 +185,24 @@ def generate(
     top_k: Annotated[int, typer.Option(help="Sample among the k most likely tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    activations: Activations = "float",
+    activations: Activations = None,
+    engine: Engine = "auto",
     json_: Json = False,
 ) -> None:
     """Continue a prompt (with the chat template when the model has one)."""
-    from gossamer.checkpoint.loading import load
-    from gossamer.runtime.generate import generate as run
+    from gossamer.runtime.generate import write
 
-    pieces = run(
-        load(model, activations=activations), prompt, max_tokens=max_tokens, temperature=temperature,
+    writing = write(
+        model, prompt, engine=engine, activations=activations, max_tokens=max_tokens, temperature=temperature,
         top_k=top_k, top_p=top_p, seed=seed,
     )  # fmt: skip
     if json_:
-        _print({"model": model, "prompt": prompt, "text": "".join(pieces)}, True, None)
+        text = "".join(writing.pieces)
+        told = {"engine": writing.engine, "activations": writing.activations}
+        _print({"model": model, "prompt": prompt, "text": text, **told}, True, None)
         return
-    for piece in pieces:
+    typer.echo(f"engine: {writing.engine}, {writing.activations} activations", err=True)
+    for piece in writing.pieces:
         typer.echo(piece, nl=False)
     typer.echo()
 

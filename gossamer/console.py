@@ -172,6 +172,8 @@ def print_benchmark(result: dict[str, Any]) -> None:
     columns = ["", result["model"], *([against["model"], "ratio", "spread"] if against else [])]
     table = _table(f"{result['threads']} threads, prompt of {result['prompt_tokens']} tokens", *columns)
     lines = [
+        ("engine", "engine", None, 1.0),
+        ("activations", "activations", None, 1.0),
         ("decode, tokens/s", "decode_tokens_per_s", "decode", 1.0),
         ("prefill, tokens/s", "prefill_tokens_per_s", "prefill", 1.0),
         ("load, s", "load_seconds", "load", 1.0),
@@ -193,7 +195,9 @@ def print_benchmark(result: dict[str, Any]) -> None:
     )
 
 
-def _scaled(value: float | None, unit: float) -> str:
+def _scaled(value: float | str | None, unit: float) -> str:
+    if isinstance(value, str):
+        return value
     return "-" if value is None else f"{value / unit:,.2f}"
 
 

@@ -36,10 +36,11 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
     assert arguments["evaluate"] == [
-        "model", "text", "against", "length", "num_windows", "stride", "activations", "progress",
+        "model", "text", "against", "length", "num_windows", "stride", "activations", "engine", "progress",
     ]  # fmt: skip
     assert arguments["benchmark"] == [
-        "model", "against", "threads", "prompt", "prompt_tokens", "tokens", "repeats", "activations", "progress",
+        "model", "against", "threads", "prompt", "prompt_tokens", "tokens", "repeats", "activations", "engine",
+        "peer", "progress",
     ]  # fmt: skip
 
 

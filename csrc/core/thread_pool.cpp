@@ -1,7 +1,6 @@
 #include "core/thread_pool.h"
 
 #include <atomic>
-#include <chrono>
 #include <mutex>
 #include <new>
 #include <stdexcept>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "core/machine.h"
+#include "core/spin.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -18,35 +18,6 @@
 
 namespace gossamer {
 namespace {
-
-// A waiting thread first spins, then yields to whoever else wants the CPU, then sleeps in the kernel. The time until it
-// sleeps is longer than a model spends between two linear layers (30 to 150 us in transformers), else every layer would
-// start with waking the workers; the spinning is short, else it would take the CPU from the threads that we wait for.
-constexpr auto kSpin = std::chrono::microseconds(20);
-constexpr auto kAwake = std::chrono::microseconds(300);
-
-inline void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
-
-// Returns done(), after waiting for it awake; if false the caller sleeps in the kernel.
-template <class Done>
-bool spin_until(const Done& done) {
-  const auto start = std::chrono::steady_clock::now();
-  while (true) {
-    for (int i = 0; i < 32; ++i) {
-      if (done()) return true;
-      pause_cpu();
-    }
-    const auto waited = std::chrono::steady_clock::now() - start;
-    if (waited > kAwake) return done();
-    if (waited > kSpin) std::this_thread::yield();
-  }
-}
 
 // One word says which job runs, which task is next and how many there are, so that a claim is a single
 // compare-exchange. A successful claim keeps the job alive until the task is finished, so the job's fields may be read.

@@ -91,4 +91,21 @@ void unpack(const NMView& m, float* w) {
   }
 }
 
+void unpack_row(const IntegerView& m, int64_t row, float* out) {
+  const int64_t strip = row / kStripRows, lane = row % kStripRows;
+  const int64_t zero = m.minimum == nullptr ? int64_t{1} << (m.bits - 1) : 0;
+  for (int64_t group = 0, column = 0; group < m.groups; ++group) {
+    const int64_t at = (strip * m.groups + group) * kStripRows + lane;
+    const float scale = half_at(m.scale, at), offset = m.minimum == nullptr ? 0.0f : half_at(m.minimum, at);
+    for (const int64_t end = column + m.group_size; column < end; ++column) {
+      const int code = code_at(m, strip, column / 4, static_cast<int>(4 * lane + column % 4));
+      out[column] = scale * static_cast<float>(code - zero) + offset;
+    }
+  }
+}
+
+void unpack_row(const DenseView& m, int64_t row, float* out) {
+  for (int64_t column = 0; column < m.columns; ++column) out[column] = value_at(m.data, m.kind, row * m.columns + column);
+}
+
 }  // namespace gossamer

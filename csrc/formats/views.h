@@ -63,6 +63,12 @@ struct NMView : Shape {
   const uint8_t* values = nullptr;
 };
 
+// Not packed at all: [rows, columns] in row order. One group, no scales.
+struct DenseView : Shape {
+  Values kind = Values::float32;  // a float type
+  const uint8_t* data = nullptr;
+};
+
 // Files may place these anywhere: no alignment is assumed.
 GOSSAMER_INLINE int64_t load_i64(const uint8_t* base, int64_t i) {
   int64_t value;

@@ -1,7 +1,7 @@
 // Products for formats whose decoded form is dense: integer and bitmask.
 //
-// One token: decode into registers and multiply at once. More tokens: decode a panel of columns of one strip into L1
-// once, then sweep the blocks of tokens over it. Every result is summed in an order that depends only on shapes.
+// One token (up to 24 in int8): decode into registers and multiply at once. More tokens: decode a panel of columns of one
+// strip into L1 once, then sweep the blocks of tokens over it. Every result is summed in an order that depends only on shapes.
 #pragma once
 
 #include "kernels/consume.h"
@@ -11,6 +11,8 @@ namespace gossamer {
 namespace {
 
 constexpr int kPanelColumns = 256;
+// Up to so many tokens int8 weights are decoded again for each block: cheaper than through memory.
+constexpr int kRegisterTokens = kLargestBlock >= 12 ? 24 : 1;
 constexpr int64_t kMaxSweepStrips = 64;             // strips per call when there are more tokens than one
 constexpr int64_t kSweepTokens = 504;               // a multiple of all block sizes above 1
 constexpr int64_t kSweepBytes = 768 * 1024;         // activations that stay in L2 while the strips pass by
@@ -50,39 +52,58 @@ template <class Decoder> GOSSAMER_INLINE I16 dot_code(I16 acc, B64 u, B64 s) {
   else return dot(acc, u, s);
 }
 
-template <class Decoder, int fold_steps>
-void matvec_int8(const Decoder& decoder, const Activations& act, float* y, int64_t first, int64_t last) {
+// The block of `size` tokens that begins at `token`, and the 16 rows of one strip: everything stays in registers.
+template <class Decoder, int fold_steps, int size>
+void block_int8(const Decoder& decoder, const Activations& act, int64_t token, float* y, int64_t strip) {
   const Shape& m = decoder.m;
+  constexpr bool two_sums = kHighShift != 0 && size <= 4;  // for more tokens one shift a quad is cheaper than the registers
   constexpr int64_t fold_columns = fold_steps * kStepColumns;
   const int64_t folds = m.padded_columns() / fold_columns, group_folds = m.group_columns() / fold_columns;
-  for (int64_t strip = first; strip < last; ++strip) {
-    const Scales scales(m, strip);
-    auto cursor = decoder.begin(strip);
-    const uint8_t* x = act.codes;
-    F16 total = zero_f();
-    for (int64_t group = 0, fold = 0; group < m.groups; ++group) {
-      const F16 scale = scales.of(group, 1.0f);
-      const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
-      for (; fold < end; ++fold) {
-        // kZero * sum(x) is what the unsigned codes count too much.
-        I16 low = set1_i(-Decoder::kZero * act.sums[fold]), high = set1_i(0);
-        unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
-          decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
-            I16& acc = shift ? high : low;
-            acc = dot_code<Decoder>(acc, u, broadcast4(x + 4 * q));
+  const Scales scales(m, strip);
+  auto cursor = decoder.begin(strip);
+  const uint8_t* x = act.codes + token * m.padded_columns();
+  const float* x_scale = act.scales + token * folds;
+  const int32_t* x_sum = act.sums + token * folds;
+  F16 total[size];
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
+  for (int64_t group = 0, fold = 0; group < m.groups; ++group) {
+    const F16 scale = scales.of(group, 1.0f);
+    const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
+    for (; fold < end; ++fold, x_scale += size, x_sum += size) {
+      // kZero * sum(x) is what the unsigned codes count too much.
+      I16 low[size], high[size];
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(-Decoder::kZero * x_sum[t]), high[t] = set1_i(0); });
+      unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
+        decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
+          const B64 code = two_sums ? u : right_words<shift>(u);
+          unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+            I16& acc = two_sums && shift ? high[t] : low[t];
+            acc = dot_code<Decoder>(acc, code, broadcast4(x + 4 * (q * size + t)));
           });
-          x += kStepColumns;
         });
-        if constexpr (kHighShift) low = add_i(low, right_i<kHighShift>(high));
-        total = fma_f(to_float(low), mul_f(scale, set1_f(act.scales[fold])), total);
-        if (scales.minimum) {
-          const float sum = act.scales[fold] * static_cast<float>(act.sums[fold]);
-          total = fma_f(scales.offset(group, Decoder::kZero), set1_f(sum), total);
-        }
-      }
+        x += kStepColumns * size;
+      });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+        if constexpr (two_sums) low[t] = add_i(low[t], right_i<kHighShift>(high[t]));
+        total[t] = fma_f(to_float(low[t]), mul_f(scale, set1_f(x_scale[t])), total[t]);
+      });
+      if (!scales.minimum) continue;
+      const F16 offset = scales.offset(group, Decoder::kZero);
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+        total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_sum[t])), total[t]);
+      });
     }
-    Rows(m, y, strip).store(0, total);
   }
+  const Rows rows(m, y, strip);
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { rows.store(token + t, total[t]); });
+}
+
+template <class Decoder, int fold_steps>
+void few_int8(const Decoder& decoder, const Activations& act, float* y, int64_t first, int64_t last) {
+  for (int64_t strip = first; strip < last; ++strip)
+    for_blocks(0, act.tokens, act.tokens, [&](auto size, int64_t t) {
+      if constexpr (size <= kRegisterTokens) block_int8<Decoder, fold_steps, size>(decoder, act, t, y, strip);
+    });
 }
 
 // ---- many tokens: panel and sweep -----------------------------------------------------------------------------------
@@ -237,6 +258,12 @@ void matmul_panels(const Decoder& decoder, const Activations& act, float* y, int
 
 template <class Decoder>
 void matmul_dense(const Decoder& decoder, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+  if constexpr (Decoder::kScaled)
+    if (int8 && act.tokens <= kRegisterTokens) {
+      if (act.fold_columns == 64) few_int8<Decoder, 2>(decoder, act, y, first, last);
+      else few_int8<Decoder, 1>(decoder, act, y, first, last);
+      return;
+    }
   if (act.tokens > 1) {
     for (int64_t strip = first; strip < last; strip += kMaxSweepStrips) {
       const int64_t end = smaller(strip + kMaxSweepStrips, last);
@@ -249,12 +276,6 @@ void matmul_dense(const Decoder& decoder, const Activations& act, bool int8, flo
     }
     return;
   }
-  if constexpr (Decoder::kScaled)
-    if (int8) {
-      if (act.fold_columns == 64) matvec_int8<Decoder, 2>(decoder, act, y, first, last);
-      else matvec_int8<Decoder, 1>(decoder, act, y, first, last);
-      return;
-    }
   matvec_float(decoder, act, y, first, last);
 }
 

@@ -1,9 +1,12 @@
 // The entry points of one instruction set. Include after its simd_*.h.
 #pragma once
 
+#include "kernels/attention.h"
 #include "kernels/dense.h"
+#include "kernels/elementwise.h"
 #include "kernels/nm.h"
 #include "kernels/quantize.h"
+#include "kernels/row_major.h"
 
 namespace gossamer {
 namespace {
@@ -41,7 +44,8 @@ void run_nm(const NMView& m, const Activations& act, bool int8, float* y, int64_
 }
 
 constexpr KernelTable make_table(const char* name) {
-  return {name, kLargestBlock, quantize, run_integer, run_bitmask, run_nm};
+  return {name, kLargestBlock, quantize, run_integer, run_bitmask, run_nm,
+          run_row_major, norm_row, gate_row, add_row, append_cache, attend_rows};
 }
 
 }  // namespace

@@ -5,12 +5,10 @@
 // The result does not depend on the number of threads.
 #pragma once
 
-#include "formats/views.h"
+#include "formats/matrix.h"
 
 namespace gossamer {
 
-void matmul(const IntegerView& w, const float* x, int64_t tokens, float* y, bool int8);
-void matmul(const BitmaskView& w, const float* x, int64_t tokens, float* y, bool int8);
-void matmul(const NMView& w, const float* x, int64_t tokens, float* y, bool int8);
+void matmul(const MatrixView& w, const float* x, int64_t tokens, float* y, bool int8);
 
 }  // namespace gossamer

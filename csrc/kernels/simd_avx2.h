@@ -205,5 +205,30 @@ GOSSAMER_INLINE void expand_float_columns(uint64_t mask, const uint8_t*& p, F16 
   columns_of_lanes(lanes, c);
 }
 
+// ---- what the engine needs beside products ----
+
+GOSSAMER_INLINE F16 as_float(I16 bits) { return {_mm256_castsi256_ps(bits.a), _mm256_castsi256_ps(bits.b)}; }
+GOSSAMER_INLINE float reduce_add_f(F16 x) {
+  const __m256 eight = _mm256_add_ps(x.a, x.b);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+GOSSAMER_INLINE float reduce_max_f(F16 x) {
+  const __m256 eight = _mm256_max_ps(x.a, x.b);
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+GOSSAMER_INLINE F16 load_brain(const uint16_t* p) { return {widen<true>(load_128(p)), widen<true>(load_128(p + 8))}; }
+GOSSAMER_INLINE F16 load_int8(const int8_t* p) {
+  const __m128i bytes = load_128(p);
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+GOSSAMER_INLINE void store_half(uint16_t* p, F16 v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 8), _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT));
+}
+
 }  // namespace
 }  // namespace gossamer

@@ -166,5 +166,21 @@ GOSSAMER_INLINE void expand_float_columns(uint64_t mask, const uint8_t*& p, F16 
   }
 }
 
+// ---- what the engine needs beside products ----
+
+GOSSAMER_INLINE F16 as_float(I16 bits) { return _mm512_castsi512_ps(bits); }
+GOSSAMER_INLINE float reduce_add_f(F16 a) { return _mm512_reduce_add_ps(a); }
+GOSSAMER_INLINE float reduce_max_f(F16 a) { return _mm512_reduce_max_ps(a); }
+GOSSAMER_INLINE F16 load_brain(const uint16_t* p) {
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+GOSSAMER_INLINE F16 load_int8(const int8_t* p) {
+  return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+GOSSAMER_INLINE void store_half(uint16_t* p, F16 v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
 }  // namespace
 }  // namespace gossamer

@@ -155,6 +155,43 @@ OPERATION void expand_float_columns(uint64_t mask, const uint8_t*& p, F16 c[4]) 
   }
 }
 
+// ---- what the engine needs beside products ----
+
+OPERATION F16 as_float(I16 bits) {
+  F16 result;
+  std::memcpy(result.v, bits.v, 64);
+  return result;
+}
+OPERATION float reduce_add_f(F16 x) {
+  float sum = 0;
+  for (float lane : x.v) sum += lane;
+  return sum;
+}
+OPERATION float reduce_max_f(F16 x) {
+  float largest = x.v[0];
+  for (float lane : x.v) largest = lane > largest ? lane : largest;
+  return largest;
+}
+OPERATION F16 load_brain(const uint16_t* p) { return each<F16>([&](int i) { return brain_to_float(p[i]); }); }
+OPERATION F16 load_int8(const int8_t* p) { return each<F16>([&](int i) { return static_cast<float>(p[i]); }); }
+// Rounds half to even; what is too large becomes infinity.
+OPERATION uint16_t float_to_half(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
+  if (magnitude >= 0x7F800000u) return static_cast<uint16_t>(sign | (magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u));
+  if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);
+  if (magnitude < 0x38800000u) {  // below the normal numbers: a multiple of 2^-24
+    const float units = std::nearbyintf(std::fabs(x) * 0x1p24f);
+    return static_cast<uint16_t>(sign | static_cast<uint32_t>(units));
+  }
+  const uint32_t rebased = magnitude - 0x38000000u, odd = (rebased >> 13) & 1;
+  return static_cast<uint16_t>(sign | ((rebased + 0x0FFFu + odd) >> 13));
+}
+OPERATION void store_half(uint16_t* p, F16 v) {
+  for (int i = 0; i < 16; ++i) p[i] = float_to_half(v.v[i]);
+}
+
 }  // namespace
 }  // namespace gossamer
 

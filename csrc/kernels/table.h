@@ -39,6 +39,41 @@ struct QuantizePlan {
   bool is_unsigned = false;
 };
 
+struct RowNorm {
+  const float* weight = nullptr;  // [size]
+  const float* bias = nullptr;    // [size]; layer norm only, may be null
+  float epsilon = 0;
+  bool centred = false;  // layer norm: the mean is taken away first
+};
+
+enum class Gate { silu, gelu_tanh, gelu, relu };
+
+// Keys and values of one head in one block of kCacheTokens tokens. Cells are float16, or int8 with a scale per token:
+//   keys [head_dim][tokens], values [tokens][head_dim], then for int8 float scales of keys and of values, [tokens] each.
+constexpr int kCacheTokens = 32;
+constexpr int kLargestHead = 256;
+constexpr int kQueryRows = 8;
+
+struct CacheShape {
+  int head_dim = 0;
+  bool int8 = false;
+  GOSSAMER_INLINE int64_t cells() const { return int64_t{kCacheTokens} * head_dim; }
+  GOSSAMER_INLINE int64_t bytes() const { return int8 ? 2 * cells() + 8 * kCacheTokens : 4 * cells(); }
+};
+
+// Up to kQueryRows queries of one sequence that share a head of keys and values.
+struct AttentionRows {
+  int rows = 0;
+  const float* query[kQueryRows];
+  float* out[kQueryRows];
+  int64_t first[kQueryRows], last[kQueryRows];  // keys seen: positions [first, last), at least one
+  float scale = 1;
+  CacheShape shape;
+  const uint8_t* base = nullptr;   // of this layer and head, in block 0
+  int64_t block_bytes = 0;         // from block to block
+  const int32_t* blocks = nullptr; // numbers of the blocks of the sequence
+};
+
 struct KernelTable {
   const char* name;
   int largest_block;
@@ -48,6 +83,14 @@ struct KernelTable {
   void (*integer)(const IntegerView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
   void (*bitmask)(const BitmaskView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
   void (*nm)(const NMView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
+  void (*dense)(const DenseView&, const Activations&, float* y, int64_t first, int64_t last);
+
+  // out may be x. size is a positive multiple of nothing in particular.
+  void (*norm)(const RowNorm&, const float* x, int64_t size, float* out);
+  void (*gate)(Gate, const float* gate, const float* up, int64_t size, float* out);  // up may be null: no product
+  void (*add)(const float* x, int64_t size, float* sum);                              // sum += x
+  void (*append)(const CacheShape&, const float* key, const float* value, int token, uint8_t* block);
+  void (*attend)(const AttentionRows&);
 };
 
 const KernelTable& active_table();

@@ -28,8 +28,15 @@ class Round:
     decode: float | None
 
 
+def has_own_rounds(model: Any) -> bool:
+    """True for models that are not of transformers: they have `kind`, `run_round` and `weight_bytes_per_token`."""
+    return hasattr(model, "run_round")
+
+
 def kind_of(model: Any) -> str:
     """Return how a model is run: "decoder", "encoder" or "encoder-decoder"."""
+    if has_own_rounds(model):
+        return str(model.kind)
     if getattr(model.config, "is_encoder_decoder", False):
         return ENCODER_DECODER
     can_generate = getattr(model, "can_generate", None)
@@ -52,6 +59,8 @@ def check_prompt(model: Any, ids_1T: Tensor, tokens: int) -> None:
         raise UsageError(
             f"prompt and tokens: {needed} positions needed, the model has {limit}. Ask for fewer of either."
         )
+    if has_own_rounds(model):
+        return
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise UsageError(f"{type(model).__name__} does not take text, so that its speed cannot be measured.")
 
@@ -62,6 +71,9 @@ def run_round(model: Any, ids_1T: Tensor, tokens: int) -> Round:
 
     Raises RunError when the model's output is not finite: a broken model is not worth timing.
     """
+    if has_own_rounds(model):
+        own: Round = model.run_round(ids_1T, tokens)
+        return own
     kind = kind_of(model)
     if kind == ENCODER:
         started = time.perf_counter()

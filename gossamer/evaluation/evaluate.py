@@ -20,9 +20,11 @@ from gossamer.data.sources import Document, read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
 from gossamer.errors import DataError, UsageError
 from gossamer.evaluation.divergence import compare
+from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.perplexity import perplexity
 from gossamer.evaluation.pseudo_perplexity import pseudo_perplexity
 from gossamer.evaluation.tasks import embedding_cosine, mean_pooled_embeddings
+from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
@@ -43,7 +45,8 @@ def evaluate(
     length: int | None = None,
     num_windows: int | None = None,
     stride: int | None = None,
-    activations: str = "float",
+    activations: str | None = None,
+    engine: str = "auto",
     progress: Progress = _silent,
 ) -> dict[str, Any]:
     """Measure `model` on `text`, and `against` (its parent) on the same windows in the same pass.
@@ -55,7 +58,8 @@ def evaluate(
         length: tokens in a window; 1024, or what the model has positions for.
         num_windows: at most so many windows, from the start of the text.
         stride: tokens from window to window; default: no overlap.
-        activations: "float" or "int8" for packed integer linears.
+        activations: "float" or "int8" for packed integer linears; default: int8 on the native engine, else float.
+        engine: "native", "torch", or "auto": native where the family has a plan. The parent always runs in torch.
         progress: called as the work goes on.
 
     Returns:
@@ -64,12 +68,15 @@ def evaluate(
     Raises:
         GossamerError: a model or text that cannot be read, or that do not belong together.
     """
-    subject = load(model, activations=activations)
+    engine = choose_engine(model, engine)
+    activations = activations or DEFAULT_ACTIVATIONS[engine]
+    subject = _subject(model, engine, activations)
     parent = None if against is None else load(against, dtype=torch.float32)
     parent_source = None if against is None else open_model(against)
     result: dict[str, Any] = {
         "model": str(model),
         "parent": None if against is None else str(against),
+        "engine": engine,
         "activations": activations,
         "size_bytes": open_model(model).size_bytes,
         "parent_size_bytes": None if parent_source is None else parent_source.size_bytes,
@@ -89,6 +96,13 @@ def evaluate(
     cut = windows(stream, length, stride, num_windows)
     measure = _causal if kind == "causal" else _masked
     return {**result, **measure(subject, parent, cut, progress)}
+
+
+def _subject(model: str | Path, engine: str, activations: str) -> Loaded:
+    if engine == "torch":
+        return load(model, activations=activations)
+    native: Any = NativeModel.open(model, activations)
+    return Loaded(native, open_model(model).tokenizer())
 
 
 def _kind(model: PreTrainedModel) -> str:

@@ -1,9 +1,9 @@
 """Load one model in a process of its own, run it a little, and print what that took as JSON.
 
     python -m gossamer.evaluation.load_probe PATH DTYPE
-        [--threads T] [--prompt-tokens N] [--tokens N] [--activations A]
+        [--threads T] [--prompt-tokens N] [--tokens N] [--activations A] [--engine E]
 
-`load_seconds` is the time of `gossamer.load` alone: Python, torch and transformers are imported before the
+`load_seconds` is the time of opening the model alone: Python, torch and transformers are imported before the
 clock starts. `peak_memory_bytes` is the largest resident size from then on, through loading, a prompt and a
 few decoded tokens; it contains the interpreter and the libraries, which `baseline_bytes` (resident after
 the imports) shows.
@@ -15,31 +15,26 @@ import sys
 import time
 from typing import Any
 
-import torch
 import transformers
 
-import gossamer
 from gossamer.errors import GossamerError
 from gossamer.evaluation.decode import run_round
 from gossamer.evaluation.memory import PeakMemory, usage
 from gossamer.evaluation.prompt import random_prompt
+from gossamer.evaluation.runners import DTYPES, open_runner
 from gossamer.evaluation.threads import all_threads
-
-DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def probe(
-    path: str, dtype: str, threads: int, prompt_tokens: int, tokens: int, activations: str
+    path: str, dtype: str, threads: int, prompt_tokens: int, tokens: int, activations: str, engine: str
 ) -> dict[str, Any]:
     """Load `path`, run it, and return the figures."""
-    load = gossamer.load
     _ = transformers.AutoModelForCausalLM, transformers.AutoTokenizer  # imported by name, before the clock
     before = usage()
     with all_threads(threads), PeakMemory() as memory:
         started = time.perf_counter()
-        loaded = load(path, dtype=DTYPES[dtype], activations=activations)
+        model = open_runner(path, engine, dtype, activations, threads, prompt_tokens + tokens + 1)
         load_seconds = time.perf_counter() - started
-        model = loaded.model if hasattr(loaded, "model") and hasattr(loaded, "tokenizer") else loaded[0]
         model.eval()
         run_round(model, random_prompt(model, prompt_tokens), tokens)
     return {
@@ -60,11 +55,13 @@ def main() -> int:
     parser.add_argument("--prompt-tokens", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=4)
     parser.add_argument("--activations", default="float")
+    parser.add_argument("--engine", default="torch")
     given = parser.parse_args()
     try:
         figures = probe(
-            given.path, given.dtype, given.threads, given.prompt_tokens, given.tokens, given.activations
-        )
+            given.path, given.dtype, given.threads, given.prompt_tokens, given.tokens, given.activations,
+            given.engine,
+        )  # fmt: skip
     except GossamerError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -46,6 +46,8 @@ class Subject:
     """What `gossamer.load` takes, for the processes that measure load time and memory; None: not measured."""
     dtype: str = "auto"
     activations: str = "float"
+    engine: str = "torch"
+    """torch, native or llama.cpp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,9 @@ class ModelSpeed:
     """The figures of one model. None = not measured, or (decode) the model does not decode."""
 
     model: str
+    engine: str
+    """torch, native or llama.cpp."""
+    activations: str
     kind: str
     """decoder, encoder or encoder-decoder."""
     threads: int
@@ -229,7 +234,7 @@ def probe_load(subject: Subject, threads: int, prompt_tokens: int) -> dict[str, 
     assert subject.path is not None
     command = [sys.executable, "-m", "gossamer.evaluation.load_probe", subject.path, subject.dtype]
     command += ["--threads", str(threads), "--prompt-tokens", str(prompt_tokens)]
-    command += ["--activations", subject.activations]
+    command += ["--activations", subject.activations, "--engine", subject.engine]
     lines = run_isolated(command).output.splitlines()
     try:
         figures: dict[str, Any] = json.loads(lines[-1])
@@ -247,6 +252,8 @@ def _speed(each: _Measured, threads: int, prompt_tokens: int, tokens: int, gb_pe
     memory_names = ("baseline_bytes", "peak_anonymous_bytes", "peak_file_bytes")
     return ModelSpeed(
         model=each.subject.name,
+        engine=each.subject.engine,
+        activations=each.subject.activations,
         kind=kind_of(each.model),
         threads=threads,
         prompt_tokens=prompt_tokens,

@@ -8,10 +8,11 @@ skips; the cache of keys and values does not count. Of an encoder-decoder only w
 counts: the decoder and the head.
 """
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
+from gossamer.evaluation.decode import has_own_rounds
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
 
@@ -20,6 +21,8 @@ Key = tuple[int, int]
 
 def weight_bytes_per_token(model: nn.Module) -> int:
     """Return the bytes of weights read for one token by `model` (for an encoder: for one pass)."""
+    if has_own_rounds(model):
+        return int(cast(Any, model).weight_bytes_per_token)
     read: dict[Key, float] = {}
     for module in _modules_run_for_a_token(model):
         rows = _num_rows(module)

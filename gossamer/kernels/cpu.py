@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gossamer.errors import RunError
 from gossamer.kernels.dispatch import native_module
 
 Meta = Mapping[str, Any]
@@ -27,6 +28,11 @@ class CpuMatrix:
         self._matrix = matrix
         self._matmul = matrix.matmul
         self.num_outputs, self.num_inputs = shape
+
+    @property
+    def native(self) -> Any:
+        """The matrix as `gossamer._native` has it, for the engine."""
+        return self._matrix
 
     def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
         """Return y_TO = x W^T in float32. x_TI is contiguous float32 on the CPU.
@@ -84,6 +90,15 @@ def nm(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
         shape, meta["keep"], meta["values"], group_size=meta.get("group_size"), **tensors
     )
     return CpuMatrix(matrix, shape)
+
+
+def dense(weight_OI: Tensor) -> Any:
+    """Return a native matrix over contiguous floats, for the engine; RunError without native kernels."""
+    native = native_module()
+    if native is None:
+        raise RunError("the engine needs the native kernels: reinstall gossamer with a C++20 compiler.")
+    kind = str(weight_OI.dtype).removeprefix("torch.")
+    return native.DenseMatrix(tuple(weight_OI.shape), kind, weight_OI)
 
 
 def _shape(meta: Meta) -> tuple[int, int]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gossamer.errors import CheckpointError, UsageError
-from gossamer.evaluation import bench, speed
+from gossamer.evaluation import runners, speed
 from gossamer.evaluation.bench import benchmark
 from tests.models import tiny_model
 
@@ -32,16 +32,18 @@ def test_dense_models_run_in_bfloat16_and_compressed_ones_as_they_load(
     compressed, probes: list[tuple[str | None, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[torch.dtype] = []
-    real = bench.load
+    real = runners.load
 
     def noting(*args: Any, **kwargs: Any) -> Any:
         result = real(*args, **kwargs)
         loaded.append(result.model.dtype)
         return result
 
-    monkeypatch.setattr(bench, "load", noting)
+    monkeypatch.setattr(runners, "load", noting)
     case = compressed("llama")
-    told = benchmark(case.folder, against=case.parent, activations="int8", **FAST)
+    told = benchmark(
+        case.folder, against=case.parent, activations="int8", engine="torch", **FAST, peer="torch"
+    )
     assert loaded == [torch.float32, torch.bfloat16]
     assert set(probes) == {(str(case.folder), "auto", "int8"), (str(case.parent), "bfloat16", "int8")}
     assert told["model"] == str(case.folder)
@@ -75,3 +77,29 @@ def test_what_cannot_be_measured_is_refused(parent, tmp_path: Path, probes: list
     tiny_model("llama").save_pretrained(tmp_path)
     with pytest.raises(UsageError, match="tokenizer"):
         benchmark(tmp_path, prompt="words", **FAST)
+
+
+def test_the_native_engine_is_measured_beside_torch_and_says_so(compressed, probes: list[Any]) -> None:
+    case = compressed("llama")
+    told = benchmark(case.folder, against=case.parent, **FAST)
+    assert (told["engine"], told["activations"]) == ("native", "int8")
+    assert (told["against"]["engine"], told["against"]["activations"]) == ("torch", "float")
+    assert told["ratios"]["decode"]["ratio"] > 0
+    torch_told = benchmark(case.folder, engine="torch", **FAST)
+    # norms and biases count in torch
+    assert told["weight_bytes_per_token"] == pytest.approx(
+        torch_told["weight_bytes_per_token"], rel=0.1
+    )  # norms and biases count there
+    with pytest.raises(UsageError, match="engine"):
+        benchmark(case.folder, engine="fast", **FAST)
+
+
+def test_llama_cpp_is_the_peer_of_gguf_files_where_it_is_installed(
+    parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runners, "llama_cpp", lambda: None)
+    assert runners.peer_for("model.gguf", "auto") == "torch"
+    monkeypatch.setattr(runners, "llama_cpp", lambda: object())
+    assert runners.peer_for("model.gguf", "auto") == "llama.cpp"
+    assert runners.peer_for(parent("llama"), "auto") == "torch"
+    assert runners.peer_for(parent("llama"), "native") == "native"

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from tests.models import save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
 def test_perplexity_and_divergence_are_those_of_the_definition(compressed, parent, text: Path) -> None:
     case = compressed("llama")
-    told = evaluate(case.folder, text=text, against=case.parent, length=48, num_windows=4)
+    told = evaluate(case.folder, text=text, against=case.parent, length=48, num_windows=4, engine="torch")
     ids = tiny_tokenizer()(text.read_text(encoding="utf-8"), add_special_tokens=False)["input_ids"]
     ids_NL = torch.tensor(ids[: 4 * 48]).view(4, 48)
     small, dense = gossamer.load(case.folder).model, tiny_model("llama")
@@ -46,8 +47,24 @@ def test_perplexity_and_divergence_are_those_of_the_definition(compressed, paren
     json.dumps(told)
 
 
+def test_the_native_engine_is_measured_by_the_same_protocol(compressed, text: Path) -> None:
+    case = compressed("llama")
+    settings: dict[str, Any] = {"text": text, "against": case.parent, "length": 48, "num_windows": 4}
+    torch_told = evaluate(case.folder, engine="torch", **settings)
+    exact = evaluate(case.folder, engine="native", activations="float", **settings)
+    told = evaluate(case.folder, **settings)
+    assert (torch_told["engine"], exact["engine"], told["engine"]) == ("torch", "native", "native")
+    assert (torch_told["activations"], told["activations"]) == ("float", "int8")
+    for key in ("perplexity", "parent_perplexity", "kl_mean", "bits_per_byte"):
+        assert exact[key] == pytest.approx(torch_told[key], rel=1e-3)
+    assert told["perplexity"] == pytest.approx(torch_told["perplexity"], rel=0.02)
+    assert "dtype:native-int8" in told["perplexity_signature"]
+
+
 def test_a_model_beside_itself_has_not_moved(parent, text: Path) -> None:
-    told = evaluate(parent("qwen3"), text=text, against=parent("qwen3"), length=48, num_windows=3)
+    told = evaluate(
+        parent("qwen3"), text=text, against=parent("qwen3"), length=48, num_windows=3, engine="torch"
+    )
     assert told["kl_mean"] == pytest.approx(0.0, abs=1e-9)
     assert told["top1_agreement"] == 1.0
     assert told["perplexity_ratio"] == 1.0

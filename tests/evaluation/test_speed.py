@@ -118,6 +118,7 @@ def test_load_time_and_memory_come_from_processes_of_their_own(monkeypatch: pyte
     assert asked[0] == [
         "-m", "gossamer.evaluation.load_probe", "small", "float32",
         "--threads", "1", "--prompt-tokens", "5", "--activations", "int8",
+        "--engine", "torch",
     ]  # fmt: skip
     assert report.speed.load_seconds == 1
     assert report.against is not None
@@ -270,17 +271,17 @@ def test_noise_is_load_above_the_cores_or_stolen_time() -> None:
 
 
 def test_load_probe_loads_runs_and_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gossamer
-    from gossamer.evaluation import load_probe
+    from gossamer.checkpoint.loading import Loaded
+    from gossamer.evaluation import load_probe, runners
 
     asked: list[Any] = []
 
-    def load(path: str, *, dtype: torch.dtype | None, activations: str) -> tuple[nn.Module, None]:
+    def load(path: str, *, dtype: torch.dtype | None, activations: str) -> Loaded:
         asked.append((path, dtype, activations))
-        return tiny_model("llama"), None
+        return Loaded(tiny_model("llama"), None)
 
-    monkeypatch.setitem(vars(gossamer), "load", load)
-    figures = load_probe.probe("somewhere", "bfloat16", 1, 4, 2, "float")
+    monkeypatch.setattr(runners, "load", load)
+    figures = load_probe.probe("somewhere", "bfloat16", 1, 4, 2, "float", "torch")
     assert asked == [("somewhere", torch.bfloat16, "float")]
     assert figures["load_seconds"] > 0
     assert figures["peak_memory_bytes"] > 1 << 20

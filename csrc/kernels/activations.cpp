@@ -1,0 +1,119 @@
+#include "kernels/activations.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace gossamer {
+namespace {
+
+// Columns that are summed in integers: a run that has one activation scale and does not cross a group of weights.
+int choose_fold(const Shape& m) {
+  return m.group_size == 32 || (m.groups > 1 && m.group_size % 64 != 0) ? 32 : 64;
+}
+
+// Block by block (table.h), [columns / granule][tokens][granule], zeros in the padding.
+void pack_float(const ActivationLayout& m, const float* x, int tokens, int granule, float* packed) {
+  for (int t = 0; t < tokens; ++t, x += m.columns) {
+    float* out = packed + t * granule;
+    int64_t column = 0;
+    if (granule == 1)
+      for (; column < m.columns; ++column) out[column * tokens] = x[column];
+    for (; column + granule <= m.columns; column += granule)
+      std::memcpy(out + column * tokens, x + column, static_cast<size_t>(granule) * 4);
+    for (; column < m.padded_columns; column += granule)
+      for (int i = 0; i < granule; ++i) out[column * tokens + i] = column + i < m.columns ? x[column + i] : 0.0f;
+  }
+}
+
+void sum_groups(const ActivationLayout& m, const float* x, float* sums) {
+  const int64_t columns = m.columns / m.sum_groups;
+  for (int64_t g = 0; g < m.sum_groups; ++g) {
+    float sum = 0;
+    for (int64_t i = 0; i < columns; ++i) sum += x[g * columns + i];
+    sums[g] = sum;
+  }
+}
+
+struct IsInteger {
+  bool operator()(const IntegerView&) const { return true; }
+  bool operator()(const DenseView&) const { return false; }
+  template <class View> bool operator()(const View& m) const {
+    return m.kind == Values::nibble || m.kind == Values::int8;
+  }
+};
+
+}  // namespace
+
+ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns) {
+  const Shape& m = shape_of(matrix);
+  ActivationLayout layout{.columns = m.columns, .padded_columns = m.padded_columns()};
+  layout.windows = std::holds_alternative<NMView>(matrix);
+  layout.int8 = int8 && std::visit(IsInteger{}, matrix);
+  if (layout.int8) {
+    layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
+    layout.fold_columns = std::min(choose_fold(m), layout.scale_columns);
+  } else if (m.minimum != nullptr && tokens == 1) {
+    layout.sum_groups = m.groups;
+  }
+  return layout;
+}
+
+bool is_plain(const ActivationLayout& layout, int64_t tokens) {
+  return !layout.int8 && tokens == 1 && layout.columns == layout.padded_columns;
+}
+
+void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
+                    int64_t first, int64_t last, const ActivationMemory& memory) {
+  const int64_t width = layout.padded_columns, folds = layout.folds();
+  for (int64_t t = first; t < last;) {
+    const int block = block_tokens(tokens - t, table.largest_block);
+    const float* rows = x + t * layout.columns;
+    if (layout.int8) {
+      const QuantizePlan plan{.columns = layout.columns, .padded_columns = width, .tokens = block,
+                              .granule = layout.windows ? 16 : 4, .scale_columns = layout.scale_columns,
+                              .fold_columns = layout.fold_columns, .is_unsigned = layout.windows};
+      table.quantize(plan, rows, memory.codes + t * width, memory.scales + t * folds, memory.sums + t * folds);
+    } else if (!is_plain(layout, tokens)) {
+      pack_float(layout, rows, block, layout.windows ? 16 : 1, memory.x + t * width);
+    }
+    t += block;
+  }
+  if (layout.sum_groups != 0) sum_groups(layout, x, memory.group_sums);
+}
+
+Activations prepared(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
+                     const ActivationMemory& memory) {
+  Activations act{.tokens = tokens, .largest_block = table.largest_block};
+  if (layout.int8) {
+    act.fold_columns = layout.fold_columns;
+    act.codes = memory.codes, act.scales = memory.scales, act.sums = memory.sums;
+    return act;
+  }
+  act.x = is_plain(layout, tokens) ? x : memory.x;
+  if (layout.sum_groups != 0) act.group_sums = memory.group_sums;
+  return act;
+}
+
+namespace {
+
+struct Multiply {
+  const KernelTable& table;
+  const Activations& act;
+  bool int8;
+  float* y;
+  int64_t first, last;
+
+  void operator()(const IntegerView& m) const { table.integer(m, act, int8, y, first, last); }
+  void operator()(const BitmaskView& m) const { table.bitmask(m, act, int8, y, first, last); }
+  void operator()(const NMView& m) const { table.nm(m, act, int8, y, first, last); }
+  void operator()(const DenseView& m) const { table.dense(m, act, y, first, last); }
+};
+
+}  // namespace
+
+void multiply_strips(const KernelTable& table, const MatrixView& matrix, const Activations& act, bool int8, float* y,
+                     int64_t first, int64_t last) {
+  std::visit(Multiply{table, act, int8, y, first, last}, matrix);
+}
+
+}  // namespace gossamer

@@ -1,0 +1,52 @@
+// The form in which products take their activations, and how to bring rows of floats into it.
+#pragma once
+
+#include <cstdint>
+
+#include "formats/matrix.h"
+#include "kernels/table.h"
+
+namespace gossamer {
+
+constexpr int64_t kPackTokens = 24;  // a multiple of all block sizes above 1: tokens may be prepared in such runs
+
+// Equal layouts: the same prepared activations serve both matrices.
+struct ActivationLayout {
+  int64_t columns = 0, padded_columns = 0;
+  bool int8 = false, windows = false;  // windows: 16 columns of a token lie together (nm)
+  int scale_columns = 64, fold_columns = 64;  // int8 only
+  int64_t sum_groups = 0;                     // float, one token: sums over so many groups of columns
+
+  bool operator==(const ActivationLayout&) const = default;
+  int64_t folds() const { return padded_columns / fold_columns; }
+};
+
+// int8 is ignored where the weights are floats. scale_columns: columns that share a scale, 32 or 64 (32 anyway when the
+// weights have groups of 32).
+ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns = 64);
+
+// Room for the prepared tokens; what a layout does not use may be null.
+struct ActivationMemory {
+  float* x = nullptr;          // [tokens, padded_columns]
+  uint8_t* codes = nullptr;    // [tokens, padded_columns]
+  float* scales = nullptr;     // [tokens, folds]
+  int32_t* sums = nullptr;     // [tokens, folds]
+  float* group_sums = nullptr; // [sum_groups]
+};
+
+// True when the rows can be used as they are.
+bool is_plain(const ActivationLayout& layout, int64_t tokens);
+
+// Prepares the tokens [first, last) of x [tokens, columns]. Requires first to be a multiple of kPackTokens.
+void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
+                    int64_t first, int64_t last, const ActivationMemory& memory);
+
+// What the kernels are handed once all tokens are prepared.
+Activations prepared(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
+                     const ActivationMemory& memory);
+
+// y[t * rows + o] for the rows of strips [first, last).
+void multiply_strips(const KernelTable& table, const MatrixView& matrix, const Activations& act, bool int8, float* y,
+                     int64_t first, int64_t last);
+
+}  // namespace gossamer

@@ -1,0 +1,229 @@
+// A small model of random weights in every format, run in every way: made to be run under the sanitizers.
+//
+//   cmake -S . -B build/sanitized -DGOSSAMER_SANITIZE=ON && cmake --build build/sanitized --target engine_test
+//   build/sanitized/engine_test [steps]
+//
+// Buffers have exactly the size that the layouts give them, so that one byte too far is seen. Also checked: a batch and a
+// prompt in parts sample what one sequence in one step samples, and steps take no memory.
+#include <sys/resource.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "engine/engine.h"
+#include "formats/validate.h"
+
+namespace gossamer {
+namespace {
+
+constexpr int64_t kHidden = 96, kInner = 160, kVocabulary = 70, kHeads = 6, kKeyHeads = 2, kHeadDim = 16;
+
+void expect(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "engine_test: %s\n", what);
+  std::exit(1);
+}
+
+// Owns what views point into.
+struct Store {
+  std::mt19937 random{7};
+  std::vector<std::unique_ptr<uint8_t[]>> buffers;
+
+  uint8_t* bytes(int64_t count, bool noise = true) {
+    buffers.push_back(std::make_unique<uint8_t[]>(static_cast<size_t>(count)));
+    uint8_t* data = buffers.back().get();
+    for (int64_t i = 0; noise && i < count; ++i) data[i] = static_cast<uint8_t>(random());
+    return data;
+  }
+  float* floats(int64_t count, float around, float spread) {
+    float* data = reinterpret_cast<float*>(bytes(count * 4, false));
+    std::normal_distribution<float> normal(around, spread);
+    for (int64_t i = 0; i < count; ++i) data[i] = normal(random);
+    return data;
+  }
+  void set_shape(Shape& m, int64_t rows, int64_t columns, int64_t group_size) {
+    m.rows = rows, m.columns = columns, m.group_size = group_size;
+    validate_shape(m);
+    m.groups = columns / group_size;
+    const int64_t count = m.strips() * m.groups * kStripRows;
+    uint16_t* scale = reinterpret_cast<uint16_t*>(bytes(count * 2, false));
+    for (int64_t i = 0; i < count; ++i) scale[i] = static_cast<uint16_t>(0x2400 + random() % 256);  // about 1/64
+    m.scale = scale;
+  }
+  IntegerView integer(int64_t rows, int64_t columns, int bits, bool minimum) {
+    IntegerView m;
+    set_shape(m, rows, columns, 32);
+    m.bits = bits;
+    if (minimum) m.minimum = m.scale;
+    const int64_t lanes = m.strips() * m.quads() * 64;
+    if (bits == 8) m.codes8 = bytes(lanes);
+    if (bits >= 4 && bits < 8) m.codes4 = bytes(lanes / 2);
+    if (bits == 2 || bits == 3 || bits == 6 || bits == 7) m.codes2 = bytes(lanes / 4);
+    if (bits & 1) m.codes1 = bytes(lanes / 8);
+    return m;
+  }
+  NMView nm(int64_t rows, int64_t columns, int planes) {
+    NMView m;
+    set_shape(m, rows, columns, 32);
+    m.planes = planes;
+    m.codes = bytes(m.strips() * m.windows() * planes * 64);
+    return m;
+  }
+  BitmaskView bitmask(int64_t rows, int64_t columns, Values kind) {
+    BitmaskView m;
+    set_shape(m, rows, columns, 32);
+    m.kind = kind;
+    std::vector<uint64_t> mask;
+    std::vector<int64_t> offsets{0};
+    for (int64_t strip = 0; strip < m.strips(); ++strip) {
+      int64_t count[2] = {0, 0};
+      for (int64_t quad = 0; quad < m.quads(); ++quad) {
+        uint64_t word = 0;
+        for (int lane = 0; lane < 64; ++lane)
+          if (strip * 16 + lane / 4 < rows && quad * 4 + lane % 4 < columns && random() % 2) word |= uint64_t{1} << lane;
+        mask.push_back(word);
+        count[quad % 2] += __builtin_popcountll(word);
+      }
+      offsets.push_back(offsets.back() + (kind == Values::nibble ? std::max(count[0], count[1]) : count[0] + count[1]));
+    }
+    const auto copy = [&](const auto& values) {
+      uint8_t* data = bytes(static_cast<int64_t>(values.size()) * 8, false);
+      std::memcpy(data, values.data(), values.size() * 8);
+      return data;
+    };
+    m.mask = copy(mask), m.offsets = copy(offsets);
+    m.values = bytes(offsets.back() * value_bytes(kind) + 64);
+    validate_bitmask(m, offsets.back());
+    return m;
+  }
+  DenseView dense(int64_t rows, int64_t columns) {
+    DenseView m;
+    m.rows = rows, m.columns = columns, m.group_size = columns, m.kind = Values::float32;
+    m.data = reinterpret_cast<const uint8_t*>(floats(rows * columns, 0, 0.1f));
+    return m;
+  }
+  RowNorm norm(int64_t size) { return {.weight = floats(size, 1, 0.1f), .bias = nullptr, .epsilon = 1e-5f}; }
+};
+
+LinearsOp linears(int input, std::vector<Linear> list, Then then, int target = 0) {
+  LinearsOp op;
+  op.input = input, op.linears = std::move(list), op.then = then, op.target = target;
+  return op;
+}
+
+Plan make_plan(Store& store) {
+  Plan plan;
+  plan.max_positions = 200;
+  plan.add_buffer(kHidden);
+  const int query = plan.add_buffer(kHeads * kHeadDim), key = plan.add_buffer(kKeyHeads * kHeadDim);
+  const int value = plan.add_buffer(kKeyHeads * kHeadDim), attention = plan.add_buffer(kHeads * kHeadDim);
+  const int added = plan.add_buffer(kHidden), gate = plan.add_buffer(kInner), up = plan.add_buffer(kInner);
+  const int inner = plan.add_buffer(kInner);
+  const int rotary = plan.add_rotary({.inverse_frequency = std::vector<float>(kHeadDim / 2, 0.3f), .scaling = 1});
+  const IntegerView table = store.integer(kVocabulary, kHidden, 8, false);
+  plan.add(EmbedOp{.table = table, .scale = 1, .has_positions = false, .positions = {}});
+  for (int layer = 0; layer < 2; ++layer) {
+    LinearsOp qkv = linears(0, {{store.integer(kHeads * kHeadDim, kHidden, 4 + layer, false), store.floats(kHeads * kHeadDim, 0, 1), query},
+                                {store.nm(kKeyHeads * kHeadDim, kHidden, 1 + layer), nullptr, key},
+                                {store.bitmask(kKeyHeads * kHeadDim, kHidden, layer ? Values::int8 : Values::nibble), nullptr, value}}, Then::store);
+    qkv.has_norm = true, qkv.norm = store.norm(kHidden);
+    plan.add(std::move(qkv));
+    plan.add(AttentionOp{.query = {query, 0}, .key = {key, 0}, .value = {value, 0}, .output = attention, .heads = kHeads,
+                         .key_heads = kKeyHeads, .head_dim = kHeadDim, .layer = layer, .scale = 0.25f, .window = layer ? 40 : 0,
+                         .rotary = rotary, .query_norm = {}, .key_norm = {}});
+    plan.add(linears(attention, {{store.dense(kHidden, kHeads * kHeadDim), nullptr, added}}, Then::add));
+    LinearsOp gated = linears(0, {{store.integer(kInner, kHidden, 3, true), nullptr, gate}, {store.bitmask(kInner, kHidden, Values::nibble), nullptr, up}}, Then::gate, inner);
+    gated.has_norm = true, gated.norm = store.norm(kHidden);
+    plan.add(std::move(gated));
+    plan.add(linears(inner, {{store.nm(kHidden, kInner, 3), nullptr, added}}, Then::store));
+    plan.add(AddNormOp{.input = added, .target = 0, .norm = store.norm(kHidden)});
+  }
+  LinearsOp head = linears(0, {{table, nullptr, 0}}, Then::store);
+  head.head = true, head.has_norm = true, head.norm = store.norm(kHidden);
+  plan.add(std::move(head));
+  return plan;
+}
+
+std::vector<int32_t> prompt(int64_t length) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>(i * 31 % kVocabulary));
+  return tokens;
+}
+
+std::vector<int32_t> write(Engine& engine, int64_t length, int64_t count) {
+  const int64_t sequence = engine.open({});
+  const std::vector<int32_t> tokens = prompt(length);
+  std::vector<int32_t> written = engine.step({{.sequence = sequence, .tokens = tokens}});
+  const std::vector<int32_t> rest = engine.generate(sequence, count, {});
+  written.insert(written.end(), rest.begin(), rest.end());
+  engine.close(sequence);
+  return written;
+}
+
+void run_all(const Plan& plan, int threads, bool int8) {
+  const EngineSettings settings{.threads = threads, .int8_activations = int8, .int8_cache = int8, .max_step_tokens = 50, .cache_blocks = 30};
+  Engine engine(plan, settings), narrow(plan, {.threads = threads, .int8_activations = int8, .int8_cache = int8, .max_step_tokens = 7, .cache_blocks = 7});
+  for (int64_t length : {1, 3, 33, 150}) expect(write(engine, length, 20) == write(narrow, length, 20), "parts of a prompt change the text");
+  std::vector<int64_t> sequences;
+  std::vector<std::vector<int32_t>> together, prompts;
+  for (int64_t i = 0; i < 11; ++i) sequences.push_back(engine.open({.temperature = i % 2 ? 0.0f : 1e-6f, .top_k = 5, .top_p = 0.9f, .min_p = 0.01f})), prompts.push_back(prompt(2 * i + 1));
+  for (int step = 0; step < 6; ++step) {
+    std::vector<Feed> feeds;
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      feeds.push_back({.sequence = sequences[i], .tokens = {}});
+      if (step == 0) feeds.back().tokens = prompts[i];
+    }
+    together.push_back(engine.step(feeds));
+  }
+  for (size_t i = 0; i < sequences.size(); ++i) {
+    engine.close(sequences[i]);
+    const std::vector<int32_t> alone = write(engine, static_cast<int64_t>(prompts[i].size()), 5);
+    for (size_t step = 0; step < 6; ++step) expect(together[step][i] == alone[step], "a batch changes the text");
+  }
+  std::vector<float> logits(static_cast<size_t>(60 * kVocabulary));
+  const int64_t sequence = engine.open({.repetition_penalty = 1.2f});
+  const std::vector<int32_t> tokens = prompt(60);
+  engine.score({.sequence = sequence, .tokens = tokens}, logits.data());
+  engine.truncate(sequence, 33);
+  engine.step({{.sequence = sequence, .tokens = tokens}});
+  bool refused = false;
+  try {
+    engine.generate(sequence, 1000, {});
+  } catch (const std::exception&) {
+    refused = true;
+  }
+  expect(refused, "more tokens than positions were written");
+}
+
+long resident_kb() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss;
+}
+
+}  // namespace
+}  // namespace gossamer
+
+int main(int argc, char** argv) {
+  using namespace gossamer;
+  Store store;
+  const Plan plan = make_plan(store);
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (isa > detect_isa()) continue;
+    set_isa(isa_name(isa));
+    for (int threads : {1, 2, 4})
+      for (bool int8 : {false, true}) run_all(plan, threads, int8);
+    std::printf("%s: done\n", isa_name(isa));
+  }
+  const long steps = argc > 1 ? std::atol(argv[1]) : 1000;
+  Engine engine(plan, {.threads = 2, .int8_activations = true, .max_step_tokens = 16, .cache_blocks = 8});
+  write(engine, 20, 100);
+  const long before = resident_kb();
+  for (long done = 0; done < steps; done += 100) write(engine, 20, 100);
+  std::printf("%ld steps: resident memory %ld KB before, %ld KB after\n", steps, before, resident_kb());
+  expect(resident_kb() - before < 1024, "steps take memory");
+  return 0;
+}

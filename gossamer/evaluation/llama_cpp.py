@@ -1,0 +1,67 @@
+"""llama.cpp as a peer in speed measurements, through llama-cpp-python when it is installed (`gossamer[bench]`).
+
+The model runs as llama.cpp's own tools run it: weights repacked for the machine where it does that, the whole prompt in
+one batch, flash attention as it decides, greedy decoding with the logits of the last token only.
+"""
+
+import importlib
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, Self
+
+import numpy
+from torch import Tensor
+
+from gossamer.errors import UsageError
+from gossamer.evaluation.decode import DECODER, Round
+
+LARGEST_PROMPT = 2048
+
+
+def llama_cpp() -> ModuleType | None:
+    """Return the module, None if it is not installed."""
+    try:
+        return importlib.import_module("llama_cpp")
+    except ImportError:
+        return None
+
+
+class LlamaCppModel:
+    """A GGUF file run by llama.cpp."""
+
+    kind = DECODER
+
+    def __init__(self, path: str | Path, threads: int, context: int):
+        module = llama_cpp()
+        if module is None:
+            raise UsageError("--peer llama.cpp needs llama-cpp-python: pip install 'gossamer[bench]'.")
+        batch = min(context, LARGEST_PROMPT)
+        self._llama: Any = module.Llama(
+            str(path), n_ctx=context, n_batch=batch, n_ubatch=min(batch, 512), n_threads=threads,
+            n_threads_batch=threads, verbose=False,
+        )  # fmt: skip
+        vocabulary = self._llama.n_vocab()
+        text = SimpleNamespace(vocab_size=vocabulary, max_position_embeddings=context)
+        self.config = SimpleNamespace(vocab_size=vocabulary, get_text_config=lambda: text)
+        self.version = str(module.__version__)
+        self.weight_bytes_per_token = Path(path).stat().st_size
+
+    def eval(self) -> Self:
+        return self
+
+    def run_round(self, ids_1T: Tensor, tokens: int) -> Round:
+        """Read the prompt and decode `tokens` tokens greedily."""
+        self._llama.reset()
+        started = time.perf_counter()
+        token = self._read(ids_1T[0].tolist())
+        prefill = time.perf_counter() - started
+        started = time.perf_counter()
+        for _ in range(tokens):
+            token = self._read([token])
+        return Round(prefill, time.perf_counter() - started)
+
+    def _read(self, ids: list[int]) -> int:
+        self._llama.eval(ids)
+        logits = numpy.ctypeslib.as_array(self._llama._ctx.get_logits(), shape=(self._llama.n_vocab(),))
+        return int(logits.argmax())

@@ -1,0 +1,191 @@
+"""The weights of a model for the engine: mapped from the files, nothing repacked, all of it checked before it runs."""
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from gossamer.checkpoint.folder import ModelFolder, read_folder, read_json
+from gossamer.checkpoint.manifest import FORMAT_VERSION, MANIFEST_NAME, read_manifest
+from gossamer.checkpoint.skeleton import config_from_dict
+from gossamer.checkpoint.source import open_model
+from gossamer.errors import CheckpointError, FormatError, UnsupportedModelError
+from gossamer.formats.checks import check_tensors
+from gossamer.formats.packed import from_tensors, tensor_specs
+from gossamer.kernels import cpu
+
+OURS = "gossamer"
+"""`quant_method` of the folders that Gossamer wrote."""
+FLOATS = (torch.float16, torch.bfloat16, torch.float32)
+KERNELS = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm}
+
+
+class Weights:
+    """Matrices and vectors by name. `where` is for errors."""
+
+    def __init__(
+        self,
+        where: str,
+        config: PretrainedConfig,
+        read: Callable[[str], Tensor],
+        names: Mapping[str, Any],
+        packed: Mapping[str, dict[str, Any]],
+        tied: Mapping[str, str],
+        generation_config: SimpleNamespace | None = None,
+    ):
+        self.where = where
+        self.config = config
+        self.generation_config = generation_config or SimpleNamespace()
+        """What generation_config.json says."""
+        self._read = read
+        self._names = names
+        self._packed = packed
+        self._tied = tied
+        self._matrices: dict[tuple[str, bool], Any] = {}
+
+    def has(self, module: str) -> bool:
+        """Whether the module has a weight of its own, packed or dense, or shares one by declaration."""
+        return module in self._tied or module in self._packed or self._stored(f"{module}.weight") is not None
+
+    def matrix(self, module: str, transposed: bool = False) -> Any:
+        """Return the native matrix of a module; the same object at each call.
+
+        `transposed`: a dense weight is stored [inputs, outputs]. CheckpointError: it is missing or contradicts its
+        declaration.
+        """
+        owner = self._tied.get(module, module)
+        key = (owner, transposed)
+        if key not in self._matrices:
+            meta = self._packed.get(owner)
+            try:
+                made = self._dense(owner, transposed) if meta is None else self._from_packed(owner, meta)
+            except (FormatError, ValueError) as error:
+                raise CheckpointError(f"{self.where}: {owner}: {error}") from error
+            self._matrices[key] = made
+        return self._matrices[key]
+
+    def vector(self, name: str, offset: float = 0.0) -> Tensor:
+        """Return a parameter as contiguous float32, `offset` added."""
+        tensor = self._tensor(name)
+        if tensor.ndim != 1 or tensor.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{self.where}: {name}: expected a vector of floats, got {tensor.dtype} {list(tensor.shape)}."
+            )
+        return tensor.detach().float().contiguous() + offset
+
+    def bias(self, module: str) -> Tensor | None:
+        """Return the bias of a module, None if there is none."""
+        name = f"{module}.bias"
+        return None if self._stored(name) is None else self.vector(name)
+
+    def _stored(self, name: str) -> str | None:
+        """The name under which a tensor is stored: folders of a base model leave the first component out."""
+        for known in (name, name.partition(".")[2]):
+            if known in self._names:
+                return known
+        return None
+
+    def _tensor(self, name: str) -> Tensor:
+        known = self._stored(name)
+        if known is None:
+            raise CheckpointError(f"{self.where}: expected the tensor {name}, the files have none such.")
+        return self._read(known)
+
+    def _dense(self, module: str, transposed: bool) -> Any:
+        weight_OI = self._tensor(f"{module}.weight").detach()
+        if weight_OI.ndim != 2 or weight_OI.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{self.where}: {module}.weight: expected a matrix of floats, got {weight_OI.dtype} "
+                f"{list(weight_OI.shape)}."
+            )
+        return cpu.dense((weight_OI.T if transposed else weight_OI).contiguous())
+
+    def _from_packed(self, module: str, meta: dict[str, Any]) -> Any:
+        specs = tensor_specs(meta)
+        tensors = {name: self._tensor(f"{module}.{name}") for name in specs}
+        check_tensors(meta["format"], specs, tensors)
+        build = KERNELS.get(meta["format"])
+        made = None if build is None else build(meta, tensors)
+        if made is not None:
+            return made.native
+        packed = from_tensors(meta, tensors)  # a format without a kernel runs dense
+        return cpu.dense(packed.unpack().contiguous())
+
+
+def open_weights(path: str | Path) -> Weights:
+    """Open a compressed folder, a safetensors folder, a GGUF file or a hub id.
+
+    Raises CheckpointError when it cannot be read, UnsupportedModelError for another compression than ours.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return _from_folder(read_folder(path))
+    source = open_model(path)
+    if source.kind != "gguf":
+        return _from_folder(read_folder(source.path))
+    model = source.load_dense(torch.float16)
+    tensors = dict(model.state_dict())
+    return Weights(str(path), source.config, tensors.__getitem__, tensors, {}, {})
+
+
+def _from_folder(folder: ModelFolder) -> Weights:
+    settings = folder.config.get("quantization_config")
+    packed: dict[str, dict[str, Any]] = {}
+    tied: dict[str, str] = {}
+    if folder.quant_method == OURS:
+        if (folder.path / MANIFEST_NAME).exists():
+            read_manifest(
+                folder.path
+            )  # a damaged one is better found now than when figures are to be kept in it
+        packed, tied = _table(folder, "modules", dict), _table(folder, "tied", str)
+        for name, meta in packed.items():
+            try:
+                tensor_specs(meta)
+            except FormatError as error:
+                raise CheckpointError(f"{folder.path}/config.json: {name}: {error}") from error
+    elif settings is not None:
+        raise UnsupportedModelError(f"{folder.path}: quantized by {folder.quant_method}, which is not ours.")
+    plain = {key: value for key, value in folder.config.items() if key != "quantization_config"}
+    config = config_from_dict(plain, f"{folder.path}/config.json")
+    file = folder.path / "generation_config.json"
+    generation = SimpleNamespace(**read_json(file, "")) if file.is_file() else None
+    return Weights(str(folder.path), config, _reader(folder), folder.tensors, packed, tied, generation)
+
+
+def _table(folder: ModelFolder, name: str, kind: type) -> dict[str, Any]:
+    """Return what config.json declares about packed modules."""
+    settings = folder.config["quantization_config"]
+    if settings.get("format_version", FORMAT_VERSION) != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder.path}/config.json: format version {settings['format_version']!r:.40}, but this version of "
+            f"Gossamer reads {FORMAT_VERSION}."
+        )
+    table = settings.get(name, {})
+    table = {} if table is None else table
+    if not isinstance(table, dict) or not all(isinstance(value, kind) for value in table.values()):
+        raise CheckpointError(
+            f"{folder.path}/config.json: quantization_config needs a table '{name}' with a {kind.__name__} for each "
+            "module. Restore the file, or compress the model again."
+        )
+    return table
+
+
+def _reader(folder: ModelFolder) -> Callable[[str], Tensor]:
+    """Return what reads a tensor: a view of the mapped file, which the view keeps open."""
+    owner: dict[str, Any] = {}
+    for path in folder.weight_files:
+        file = safe_open(path, "pt")
+        owner |= dict.fromkeys(file.keys(), file)
+
+    @cache
+    def read(name: str) -> Tensor:
+        tensor: Tensor = owner[name].get_tensor(name)
+        return tensor
+
+    return read
