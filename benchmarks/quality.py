@@ -21,33 +21,32 @@ from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.surroundings import cpu_model, versions
 from gossamer.recipe import Recipe, load_recipe, parse_recipe
 
-HEAD = "  - {layers: [embeddings, head], method: rtn, bits: 8}\n"
 
-
-def one_step(step: str) -> str:
-    return f"steps:\n  - {{layers: '*', {step}}}\n"
+def published(step: str) -> str:
+    """One step as its paper has it: each layer fitted to its own outputs."""
+    return f"calibration: {{aim: false}}\nsteps:\n  - {{layers: '*', {step}}}\n"
 
 
 SMOLLM2: dict[str, str] = {
-    "magnitude 50 %": one_step("method: magnitude, sparsity: 0.5"),
-    "wanda 50 %": one_step("method: wanda, sparsity: 0.5"),
-    "sparsegpt 50 %": one_step("method: sparsegpt, sparsity: 0.5"),
-    "sparsegpt 8:16": one_step("method: sparsegpt, pattern: '8:16'"),
-    "sparsegpt 2:4": one_step("method: sparsegpt, pattern: '2:4'"),
+    "magnitude 50 %": published("method: magnitude, sparsity: 0.5"),
+    "wanda 50 %": published("method: wanda, sparsity: 0.5"),
+    "sparsegpt 50 %": published("method: sparsegpt, sparsity: 0.5"),
+    "sparsegpt 8:16": published("method: sparsegpt, pattern: '8:16'"),
+    "sparsegpt 2:4": published("method: sparsegpt, pattern: '2:4'"),
+    "sparse50": "sparse50",
     "int8": "int8",
-    "int4 gptq": "int4",
-    "int4 rtn": one_step("method: rtn, bits: 4, group_size: 64"),
-    "int4 rtn, asymmetric 32": one_step("method: rtn, bits: 4, group_size: 32, symmetric: false"),
+    "int4": "int4",
+    "int4-best": "int4-best",
     "sparse50-int4": "sparse50-int4",
     "nm8of16-int4": "nm8of16-int4",
     "nm4of16-int4": "nm4of16-int4",
 }
 MINILM = {
-    "MiniLM sparsegpt 50 % + int8": "calibration: {samples: 1000, length: 32}\n"
-    + one_step("method: sparsegpt, sparsity: 0.5")
-    + "  - {layers: '*', method: gptq, bits: 8, group_size: 64}\n"
-    + HEAD,
-    "MiniLM int4 gptq": "int4",
+    "MiniLM admm 50 % + int8": "calibration: {samples: 4000, length: 32}\n"
+    "steps:\n"
+    "  - {layers: '*', method: admm, sparsity: 0.5}\n"
+    "  - {layers: '*', method: gptq, bits: 8, group_size: 64}\n"
+    "  - {layers: [embeddings, head], method: rtn, bits: 8}\n",
 }
 
 
@@ -93,11 +92,18 @@ def measure(
         parent, recipe, out=folder, text=str(calibration), overwrite=True, progress=progress_of(name)
     )
     quality = gossamer.evaluate(
-        folder, text=evaluation, against=parent, num_windows=given.windows, progress=progress_of(name)
+        folder,
+        text=evaluation,
+        against=parent,
+        num_windows=given.windows,
+        engine="torch",
+        progress=progress_of(name),
     )
     speed = None
     if not given.quality_only:
-        speed = gossamer.benchmark(folder, against=parent, tokens=32, repeats=5, progress=progress_of(name))
+        speed = gossamer.benchmark(
+            folder, against=parent, peer="torch", tokens=32, repeats=5, progress=progress_of(name)
+        )
     manifest = read_manifest(folder)
     shutil.rmtree(folder)
     return {

@@ -44,7 +44,7 @@ def run(out: Path, progress: Callable[[str, int, int], None]) -> dict[str, Any]:
             folder, text=assets.evaluation_text, against=parent, num_windows=NUM_WINDOWS, progress=step
         )
         remember(folder, "evaluation", quality)
-        speed = benchmark(folder, against=parent, tokens=32, repeats=5, progress=step)
+        speed = benchmark(folder, against=parent, peer="torch", tokens=32, repeats=5, progress=step)
         remember(folder, "benchmark", speed)
         if not rows:
             rows.append(_parent_row(open_model(parent).num_parameters, quality, speed["against"]))

@@ -152,6 +152,8 @@ class Run:
                 if self.dense is not None and wanted is not None:
                     self.dense.finish(name, wanted, stack)
                     self.dense.model.set_submodule(name, self.source.model.get_submodule(name))
+                    if stack is self.parts.stacks[-1]:
+                        self._forget_dense_embedding()
                 done += 1
         self.progress("blocks", total, total)
 
@@ -201,6 +203,12 @@ class Run:
         self.dense.model.set_submodule(block, self.source.materialise(block))
         returned, self.dense_seen = run_dense(self.dense, block, self.parts.linears(block))
         return returned
+
+    def _forget_dense_embedding(self) -> None:
+        """Once a dense block is finished, its outputs stand for the embedding's: ours serves in its place."""
+        if self.dense is not None and self.parts.token_embedding is not None:
+            ours = self.model.get_submodule(self.parts.token_embedding)
+            self.dense.model.set_submodule(self.parts.token_embedding, ours)
 
     def _apply_phase(self, block: str, number: int, phase: Phase, wanted: list[Any] | None) -> None:
         """Apply the steps of each linear, then train the block; what runs later in it sees the earlier ones done."""

@@ -62,20 +62,29 @@ class _Enough(Exception):  # noqa: N818 - control flow: the rest of the block is
 
 
 @contextmanager
-def watched(linears: Mapping[str, nn.Module], until: Collection[str] | None = None) -> Iterator[Seen]:
+def watched(
+    linears: Mapping[str, nn.Module], until: Collection[str] | None = None, added: bool = True
+) -> Iterator[Seen]:
     """While open, note the inputs of the given linears and what their outputs are added to.
 
-    Once all of `until` have run, the next other linear raises `_Enough`.
+    Once all of `until` have run, the next other linear raises `_Enough`; with `added` False, when it is known that
+    nothing is added to their outputs, the last of them does.
     """
     seen = Seen()
 
     def stop(name: str, *_: Any) -> None:
-        if until is not None and name not in until and all(wanted in seen.inputs for wanted in until):
+        if (
+            until is not None
+            and (name not in until or not added)
+            and all(each in seen.inputs for each in until)
+        ):
             raise _Enough
 
     def note(name: str, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if until is None or name in until:
             seen.inputs[name], seen.outputs[name] = args[0], output
+        if not added:
+            stop(name)
 
     with ExitStack() as stack:
         for name, module in linears.items():
@@ -140,7 +149,8 @@ def observe_pairs(
     """
     moments: dict[str, Moments] = {}
     for number in range(len(compressed.batches)):
-        here = _forward(compressed, block, linears, stage, number)
+        added = dense_seen is None or any(name in dense_seen[number].residuals for name in stage)
+        here = _forward(compressed, block, linears, stage, number, added)
         there = dense_seen[number] if dense_seen else _forward(dense, block, linears, stage, number)
         updated: list[Moments] = []
         for name, x in here.inputs.items():
@@ -157,11 +167,16 @@ def observe_pairs(
 
 
 def _forward(
-    runner: BlockRunner, block: str, linears: Collection[str], stage: Collection[str] | None, number: int
+    runner: BlockRunner,
+    block: str,
+    linears: Collection[str],
+    stage: Collection[str] | None,
+    number: int,
+    added: bool = True,
 ) -> Seen:
     args, kwargs = runner.call_of(block, number)
     modules = {name: runner.model.get_submodule(name) for name in linears}
-    with watched(modules, stage) as seen, torch.inference_mode(), suppress(_Enough):
+    with watched(modules, stage, added) as seen, torch.inference_mode(), suppress(_Enough):
         seen.returned = runner.model.get_submodule(block)(*args, **kwargs)
     seen.outputs.clear()
     hidden = args[0] if args else kwargs["hidden_states"]
