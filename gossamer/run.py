@@ -42,7 +42,7 @@ from gossamer.formats.choose import pack
 from gossamer.methods.magnitude import GlobalThreshold
 from gossamer.plan import Steps, select, stored_dtypes
 from gossamer.recipe import METHODS, Recipe, Step
-from gossamer.training.reconstruct import first, reconstruct
+from gossamer.training.reconstruct import reconstruct, token_errors
 from gossamer.work import LayerReport, Phase, Work, phases
 
 RELOAD_TOLERANCE = 1e-3
@@ -51,12 +51,8 @@ RELOAD_TOLERANCE = 1e-3
 
 def output_error(returned: list[Any], wanted: list[Any]) -> float:
     """Mean over tokens of |block(x) - wanted|^2 / |wanted|^2."""
-    lost, num_tokens = 0.0, 0
-    for output, target in zip(map(first, returned), map(first, wanted), strict=True):
-        size_T = target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
-        ratio_T = (output - target).square().sum(-1) / size_T
-        lost, num_tokens = lost + float(ratio_T.sum()), num_tokens + ratio_T.numel()
-    return lost / num_tokens
+    errors = [token_errors(*pair).flatten() for pair in zip(returned, wanted, strict=True)]
+    return float(torch.cat(errors).mean())
 
 
 class Run:

@@ -107,7 +107,7 @@ def phases(linears: Mapping[str, Steps]) -> list[Phase]:
             if number == len(found):
                 found.append(Phase())
             phase = found[number]
-            cut = next((at for at, step in enumerate(own) if isinstance(step.settings, Reconstruct)), None)
+            cut = next((at for at, step in enumerate(own) if step.trains), None)
             phase.linears[name] = tuple(own[:cut])
             if cut is not None:
                 phase.trained.setdefault(own[cut].settings, []).append(name)  # type: ignore[arg-type]

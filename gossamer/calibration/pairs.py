@@ -125,8 +125,10 @@ def run_dense(
         returned.append(seen.returned)
         tensors = {id(tensor): tensor for tensor in (*seen.inputs.values(), *seen.residuals.values())}
         num_bytes += sum(tensor.nbytes for tensor in tensors.values())
+        if num_bytes > SEEN_BYTES:
+            kept = None
         if kept is not None:
-            kept = [*kept, seen] if num_bytes <= SEEN_BYTES else None
+            kept.append(seen)
     return returned, kept
 
 

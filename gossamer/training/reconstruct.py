@@ -124,10 +124,15 @@ def _loss(runner: BlockRunner, name: str, number: int, wanted: Any) -> Tensor:
     """Mean over tokens of |block(x) - wanted|^2 / |wanted|^2."""
     args, kwargs = runner.call_of(name, number)
     args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))  # inference tensors take no gradients
-    output = first(runner.model.get_submodule(name)(*args, **kwargs))
-    target = first(wanted).clone()
-    size_T1 = target.square().sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    return ((output - target).square() / size_T1).sum(-1).mean()
+    output = runner.model.get_submodule(name)(*args, **kwargs)
+    return token_errors(output, first(wanted).clone()).mean()
+
+
+def token_errors(returned: Any, wanted: Any) -> Tensor:
+    """|block(x) - wanted|^2 / |wanted|^2 of each token, for what two blocks returned."""
+    output, target = first(returned), first(wanted)
+    size_T = target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (output - target).square().sum(-1) / size_T
 
 
 def block_weight(linear: nn.Module) -> nn.Parameter:
