@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from gossamer.calibration.statistics import Gram
 from gossamer.errors import RecipeError
 from gossamer.methods import admm, refit, rtn, sparsegpt, wanda
 from gossamer.methods.admm import ADMM
@@ -15,16 +14,13 @@ from gossamer.methods.rtn import RTN
 from gossamer.methods.sparsegpt import SparseGPT
 from gossamer.methods.wanda import Wanda
 from tests.methods import reference
+from tests.methods.cases import weight_and_gram
 
 PATTERNS = ["unstructured", "row", "8:16", "2:4", "block 1x8"]
 
 
 def case(num_rows=24, num_inputs=160, seed=0):
-    _, x = reference.correlated_gram(num_inputs, seed=seed)
-    gram = Gram(num_inputs)
-    gram.update(torch.from_numpy(x))
-    weight_OI = torch.randn(num_rows, num_inputs, generator=torch.Generator().manual_seed(seed)) * 0.05
-    return weight_OI, gram
+    return weight_and_gram(num_rows, num_inputs, seed)
 
 
 def test_the_refit_finds_the_closed_form_solution_on_the_support_of_each_row():

@@ -13,14 +13,11 @@ from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
 from gossamer.methods.sparsegpt import SparseGPT
 from tests.methods import reference
+from tests.methods.cases import weight_and_gram
 
 
 def case(num_rows=24, num_inputs=192, seed=0):
-    _, x = reference.correlated_gram(num_inputs, seed=seed)
-    gram = Gram(num_inputs)
-    gram.update(torch.from_numpy(x))
-    weight_OI = torch.randn(num_rows, num_inputs, generator=torch.Generator().manual_seed(seed)) * 0.05
-    return weight_OI, gram
+    return weight_and_gram(num_rows, num_inputs, seed)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

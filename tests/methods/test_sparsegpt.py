@@ -13,15 +13,11 @@ from gossamer.methods.magnitude import Magnitude
 from gossamer.methods.sparsegpt import SparseGPT
 from gossamer.methods.wanda import Wanda
 from tests.methods import reference
+from tests.methods.cases import weight_and_gram
 
 
 def case(num_rows=24, num_inputs=160, seed=0):
-    """Return a weight and a Gram statistic, both float32, that the float64 reference sees unchanged."""
-    _, x = reference.correlated_gram(num_inputs, seed=seed)
-    gram = Gram(num_inputs)
-    gram.update(torch.from_numpy(x))
-    weight_OI = torch.randn(num_rows, num_inputs, generator=torch.Generator().manual_seed(seed)) * 0.05
-    return weight_OI, gram
+    return weight_and_gram(num_rows, num_inputs, seed)
 
 
 def run(weight_OI, gram, **settings):
