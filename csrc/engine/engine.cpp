@@ -37,6 +37,7 @@ Engine::Engine(Plan plan, const EngineSettings& settings)
   ids_.reserve(static_cast<size_t>(max_step_tokens_));
   runs_.reserve(static_cast<size_t>(max_step_tokens_));
   wanted_.reserve(static_cast<size_t>(max_step_tokens_));
+  sampling_.reserve(static_cast<size_t>(max_step_tokens_));
 }
 
 // The threads of the team do not exist in a forked child.
@@ -151,12 +152,21 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
       ++next;
     }
     step_.run({.tokens = static_cast<int64_t>(ids_.size()), .ids = ids_.data(), .runs = &runs_, .wanted = &wanted_, .logits = logits});
-    int64_t row = 0;
+    sampling_.clear();
     for (size_t i = first; i < next; ++i) {
-      Sequence& sequence = find(feeds[i].sequence);
-      if (feeds[i].sample) sampled[i] = sequence.last = sequence.sampler.next(logits + row++ * plan_.outputs);
-      else sequence.last = -1;
+      if (feeds[i].sample) sampling_.push_back(i);
+      else find(feeds[i].sequence).last = -1;
     }
+    const auto sample = [&](int64_t row) {
+      const size_t i = sampling_[static_cast<size_t>(row)];
+      Sequence& sequence = find(feeds[i].sequence);
+      sampled[i] = sequence.last = sequence.sampler.next(logits + row * plan_.outputs);
+    };
+    const int64_t rows = static_cast<int64_t>(sampling_.size());
+    if (rows == 1) sample(0);
+    if (rows > 1) team_.run([&](int) {
+      for (int64_t row; (row = team_.claim()) < rows;) sample(row);
+    });
   }
   return sampled;
 }

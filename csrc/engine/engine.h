@@ -84,6 +84,7 @@ class Engine {
   std::vector<int32_t> ids_;
   std::vector<Run> runs_;
   std::vector<int32_t> wanted_;
+  std::vector<size_t> sampling_;  // feeds whose logits are in hand
 };
 
 }  // namespace gossamer

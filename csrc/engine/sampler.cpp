@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "formats/validate.h"
+#include "kernels/table.h"
 
 namespace gossamer {
 
@@ -18,15 +19,12 @@ void validate(const Sampling& s) {
 }
 
 int32_t largest_logit(const float* logits, int64_t count) {
-  constexpr int64_t kRun = 64;  // a run's maximum is found without branches
+  constexpr int64_t kRun = 4096;
   float best = -INFINITY;
   int64_t at = 0;
-  for (int64_t begin = 0; begin < count; begin += kRun) {
-    const int64_t end = std::min(begin + kRun, count);
-    float largest = -INFINITY;
-    for (int64_t i = begin; i < end; ++i) largest = logits[i] > largest ? logits[i] : largest;
-    if (largest > best) best = largest, at = begin;
-  }
+  for (int64_t begin = 0; begin < count; begin += kRun)
+    if (const float largest = active_table().largest(logits + begin, std::min(kRun, count - begin)); largest > best)
+      best = largest, at = begin;
   while (at + 1 < count && logits[at] != best) ++at;
   return static_cast<int32_t>(at);
 }

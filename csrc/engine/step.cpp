@@ -65,7 +65,7 @@ Step::Room Step::make_room(int64_t tokens) const {
     memory.x = reinterpret_cast<float*>(take(floats));
     memory.codes = take(codes);
     memory.scales = reinterpret_cast<float*>(take(folds));
-    memory.sums = reinterpret_cast<int32_t*>(take(folds));
+    memory.starts = reinterpret_cast<int32_t*>(take(folds));
     memory.group_sums = reinterpret_cast<float*>(take(width * 4));
   }
   return room;

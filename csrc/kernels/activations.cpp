@@ -42,6 +42,13 @@ struct IsInteger {
   }
 };
 
+struct Zero {
+  int operator()(const IntegerView& m) const { return 1 << (m.bits - 1); }
+  int operator()(const BitmaskView& m) const { return m.kind == Values::nibble ? 8 : 128; }
+  int operator()(const NMView&) const { return 0; }
+  int operator()(const DenseView&) const { return 0; }
+};
+
 }  // namespace
 
 ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns) {
@@ -52,6 +59,7 @@ ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8,
   if (layout.int8) {
     layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
     layout.fold_columns = std::min(choose_fold(m), layout.scale_columns);
+    layout.zero = std::visit(Zero{}, matrix);
   } else if (m.minimum != nullptr && tokens == 1) {
     layout.sum_groups = m.groups;
   }
@@ -71,8 +79,9 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
     if (layout.int8) {
       const QuantizePlan plan{.columns = layout.columns, .padded_columns = width, .tokens = block,
                               .granule = layout.windows ? 16 : 4, .scale_columns = layout.scale_columns,
-                              .fold_columns = layout.fold_columns, .is_unsigned = layout.windows};
-      table.quantize(plan, rows, memory.codes + t * width, memory.scales + t * folds, memory.sums + t * folds);
+                              .fold_columns = layout.fold_columns, .is_unsigned = layout.windows,
+                              .zero = layout.zero};
+      table.quantize(plan, rows, memory.codes + t * width, memory.scales + t * folds, memory.starts + t * folds);
     } else if (!is_plain(layout, tokens)) {
       pack_float(layout, rows, block, layout.windows ? 16 : 1, memory.x + t * width);
     }
@@ -86,7 +95,7 @@ Activations prepared(const KernelTable& table, const ActivationLayout& layout, c
   Activations act{.tokens = tokens, .largest_block = table.largest_block};
   if (layout.int8) {
     act.fold_columns = layout.fold_columns;
-    act.codes = memory.codes, act.scales = memory.scales, act.sums = memory.sums;
+    act.codes = memory.codes, act.scales = memory.scales, act.starts = memory.starts;
     return act;
   }
   act.x = is_plain(layout, tokens) ? x : memory.x;

@@ -15,6 +15,7 @@ struct ActivationLayout {
   int64_t columns = 0, padded_columns = 0;
   bool int8 = false, windows = false;  // windows: 16 columns of a token lie together (nm)
   int scale_columns = 64, fold_columns = 64;  // int8 only
+  int zero = 0;                               // int8 only: of the weights' codes
   int64_t sum_groups = 0;                     // float, one token: sums over so many groups of columns
 
   bool operator==(const ActivationLayout&) const = default;
@@ -30,7 +31,7 @@ struct ActivationMemory {
   float* x = nullptr;          // [tokens, padded_columns]
   uint8_t* codes = nullptr;    // [tokens, padded_columns]
   float* scales = nullptr;     // [tokens, folds]
-  int32_t* sums = nullptr;     // [tokens, folds]
+  int32_t* starts = nullptr;   // [tokens, folds]
   float* group_sums = nullptr; // [sum_groups]
 };
 

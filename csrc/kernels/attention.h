@@ -28,32 +28,38 @@ struct BlockView {
   }
 };
 
-// scores[t][token] of one block, before the mask.
+constexpr int kFewRows = 4;  // up to so many rows memory is what is waited for: ask for it early
+
+// scores[t][token] of one block, before the mask. query: [head_dim][size], scaled.
 template <int size, bool int8>
-GOSSAMER_INLINE void score_block(const AttentionRows& a, const BlockView& block, float scores[][kCacheTokens]) {
+GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block, const float* query,
+                                 float scores[][kCacheTokens]) {
+  constexpr int64_t row_bytes = kCacheTokens * (int8 ? 1 : 2);
   F16 acc[size][2];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t][0] = acc[t][1] = zero_f(); });
-  for (int64_t d = 0; d < a.shape.head_dim; ++d) {
+  for (int64_t d = 0; d < shape.head_dim; ++d, query += size) {
+    if constexpr (size <= kFewRows) __builtin_prefetch(block.values + d * row_bytes);
     const F16 k0 = load_cells<int8>(block.keys, d * kCacheTokens), k1 = load_cells<int8>(block.keys, d * kCacheTokens + 16);
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-      const F16 q = set1_f(a.query[t][d]);
+      const F16 q = set1_f(query[t]);
       acc[t][0] = fma_f(k0, q, acc[t][0]);
       acc[t][1] = fma_f(k1, q, acc[t][1]);
     });
   }
-  F16 scale[2] = {set1_f(a.scale), set1_f(a.scale)};
-  if constexpr (int8)
-    for (int h = 0; h < 2; ++h) scale[h] = mul_f(scale[h], load_f(block.key_scales + 16 * h));
   unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-    store_f(scores[t], mul_f(acc[t][0], scale[0]));
-    store_f(scores[t] + 16, mul_f(acc[t][1], scale[1]));
+    unroll<2>([&](auto h) GOSSAMER_LAMBDA {
+      if constexpr (int8) acc[t][h] = mul_f(acc[t][h], load_f(block.key_scales + 16 * h));
+      store_f(scores[t] + 16 * h, acc[t][h]);
+    });
   });
 }
 
-// out[t] = out[t] * correction[t] + sum over the first `tokens` of weights[t][token] * values[token].
+// out[t] = out[t] * correction[t] + sum over the first `tokens` of weights[t][token] * values[token]. next: the keys of the
+// block that comes then, of the same size as these values.
 template <int size, bool int8, int width>
 GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_t column, int tokens,
-                                const float weights[][kCacheTokens], const float* correction, float out[][kLargestHead]) {
+                                const float weights[][kCacheTokens], const float* correction, const uint8_t* next,
+                                float out[][kLargestHead]) {
   F16 acc[size][width];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA {
     unroll<width>([&](auto w) GOSSAMER_LAMBDA {
@@ -61,6 +67,9 @@ GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_
     });
   });
   for (int token = 0; token < tokens; ++token) {
+    if constexpr (size <= kFewRows)
+      for (int64_t byte = 0; byte < 16 * width * (int8 ? 1 : 2); byte += 64)
+        __builtin_prefetch(next + (column * kCacheTokens + token * 16 * width) * (int8 ? 1 : 2) + byte);
     F16 v[width];
     unroll<width>([&](auto w) GOSSAMER_LAMBDA {
       v[w] = load_cells<int8>(block.values, token * head_dim + column + 16 * w);
@@ -75,47 +84,69 @@ GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_
   });
 }
 
+// The softmax of a row as far as it has come.
+struct Running {
+  float largest = kNever;
+  F16 sum = zero_f();  // over the lanes of all blocks
+
+  // Turns scores into weights relative to the largest one so far; returns what earlier weights have to be multiplied by.
+  template <bool int8> GOSSAMER_INLINE float add(const BlockView& block, float scores[kCacheTokens]) {
+    const F16 s0 = load_f(scores), s1 = load_f(scores + 16), most = max_f(s0, s1);
+    float correction = 1;
+    if (any_above(most, largest)) {
+      const float now = reduce_max_f(most);
+      float lanes[kLanes];
+      store_f(lanes, exp_f(set1_f(largest - now)));
+      correction = lanes[0];
+      largest = now;
+      sum = mul_f(sum, set1_f(correction));
+    }
+    const F16 p0 = exp_f(sub_f(s0, set1_f(largest))), p1 = exp_f(sub_f(s1, set1_f(largest)));
+    sum = add_f(sum, add_f(p0, p1));
+    store_f(scores, int8 ? mul_f(p0, load_f(block.value_scales)) : p0);
+    store_f(scores + 16, int8 ? mul_f(p1, load_f(block.value_scales + 16)) : p1);
+    return correction;
+  }
+};
+
+// Scores of positions outside of [first, last) of a block that begins at `start`.
+GOSSAMER_INLINE void hide(int64_t first, int64_t last, int64_t start, float scores[kCacheTokens]) {
+  for (int64_t i = 0; i < first - start && i < kCacheTokens; ++i) scores[i] = 2 * kNever;
+  for (int64_t i = last > start ? last - start : 0; i < kCacheTokens; ++i) scores[i] = 2 * kNever;
+}
+
 template <int size, bool int8>
 void attend_block_rows(const AttentionRows& a) {
-  alignas(64) float scores[size][kCacheTokens], out[size][kLargestHead] = {};
-  float largest[size], sum[size], correction[size];
+  const int64_t head_dim = a.shape.head_dim;
+  alignas(64) float scores[size][kCacheTokens], out[size][kLargestHead] = {}, query[kLargestHead * size];
+  float correction[size];
+  Running running[size];
   int64_t first = a.first[0], last = a.last[0];
   for (int t = 0; t < size; ++t) {
-    largest[t] = kNever, sum[t] = 0;
-    first = a.first[t] < first ? a.first[t] : first;
-    last = a.last[t] > last ? a.last[t] : last;
+    first = smaller(a.first[t], first);
+    last = -smaller(-a.last[t], -last);
+    for (int64_t d = 0; d < head_dim; ++d) query[d * size + t] = a.query[t][d] * a.scale;
   }
   for (int64_t b = first / kCacheTokens; b * kCacheTokens < last; ++b) {
     const BlockView block(a.shape, a.base + a.blocks[b] * a.block_bytes);
     const int64_t start = b * kCacheTokens;
     const int tokens = static_cast<int>(smaller(kCacheTokens, last - start));
-    score_block<size, int8>(a, block, scores);
+    score_block<size, int8>(a.shape, block, query, scores);
     for (int t = 0; t < size; ++t) {
-      for (int64_t i = 0; i < a.first[t] - start && i < kCacheTokens; ++i) scores[t][i] = 2 * kNever;
-      for (int64_t i = a.last[t] > start ? a.last[t] - start : 0; i < kCacheTokens; ++i) scores[t][i] = 2 * kNever;
-      const F16 s0 = load_f(scores[t]), s1 = load_f(scores[t] + 16);
-      const float now = reduce_max_f(max_f(max_f(s0, s1), set1_f(largest[t])));
-      correction[t] = 1;
-      if (now > largest[t]) {
-        float lanes[kLanes];
-        store_f(lanes, exp_f(set1_f(largest[t] - now)));
-        correction[t] = lanes[0];
-        largest[t] = now;
-      }
-      const F16 p0 = exp_f(sub_f(s0, set1_f(now))), p1 = exp_f(sub_f(s1, set1_f(now)));
-      sum[t] = sum[t] * correction[t] + reduce_add_f(add_f(p0, p1));
-      store_f(scores[t], int8 ? mul_f(p0, load_f(block.value_scales)) : p0);
-      store_f(scores[t] + 16, int8 ? mul_f(p1, load_f(block.value_scales + 16)) : p1);
+      hide(a.first[t], a.last[t], start, scores[t]);
+      correction[t] = running[t].template add<int8>(block, scores[t]);
     }
+    const uint8_t* next = start + kCacheTokens < last ? a.base + a.blocks[b + 1] * a.block_bytes : block.keys;
+    constexpr int width = size <= kFewRows ? 4 : 2;
     int64_t column = 0;
-    for (; column + 32 <= a.shape.head_dim; column += 32)
-      add_values<size, int8, 2>(block, a.shape.head_dim, column, tokens, scores, correction, out);
-    if (column < a.shape.head_dim)
-      add_values<size, int8, 1>(block, a.shape.head_dim, column, tokens, scores, correction, out);
+    for (; column + 16 * width <= head_dim; column += 16 * width)
+      add_values<size, int8, width>(block, head_dim, column, tokens, scores, correction, next, out);
+    for (; column < head_dim; column += 16)
+      add_values<size, int8, 1>(block, head_dim, column, tokens, scores, correction, next, out);
   }
   for (int t = 0; t < size; ++t) {
-    const F16 factor = set1_f(1.0f / sum[t]);
-    for (int64_t d = 0; d < a.shape.head_dim; d += 16) store_f(a.out[t] + d, mul_f(load_f(out[t] + d), factor));
+    const F16 factor = set1_f(1.0f / reduce_add_f(running[t].sum));
+    for (int64_t d = 0; d < head_dim; d += 16) store_f(a.out[t] + d, mul_f(load_f(out[t] + d), factor));
   }
 }
 

@@ -10,7 +10,6 @@
 namespace gossamer {
 namespace {
 
-constexpr int kPanelColumns = 256;
 // Up to so many tokens int8 weights are decoded again for each block: cheaper than through memory.
 constexpr int kRegisterTokens = kLargestBlock >= 12 ? 24 : 1;
 constexpr int64_t kMaxSweepStrips = 64;             // strips per call when there are more tokens than one
@@ -47,11 +46,6 @@ void matvec_float(const Decoder& decoder, const Activations& act, float* y, int6
   }
 }
 
-template <class Decoder> GOSSAMER_INLINE I16 dot_code(I16 acc, B64 u, B64 s) {
-  if constexpr (Decoder::kSmall) return dot_small(acc, u, s);
-  else return dot(acc, u, s);
-}
-
 // The block of `size` tokens that begins at `token`, and the 16 rows of one strip: everything stays in registers.
 template <class Decoder, int fold_steps, int size>
 void block_int8(const Decoder& decoder, const Activations& act, int64_t token, float* y, int64_t strip) {
@@ -63,22 +57,21 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
   auto cursor = decoder.begin(strip);
   const uint8_t* x = act.codes + token * m.padded_columns();
   const float* x_scale = act.scales + token * folds;
-  const int32_t* x_sum = act.sums + token * folds;
+  const int32_t* x_start = act.starts + token * folds;
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
   for (int64_t group = 0, fold = 0; group < m.groups; ++group) {
     const F16 scale = scales.of(group, 1.0f);
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
-    for (; fold < end; ++fold, x_scale += size, x_sum += size) {
-      // kZero * sum(x) is what the unsigned codes count too much.
+    for (; fold < end; ++fold, x_scale += size, x_start += size) {
       I16 low[size], high[size];
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(-Decoder::kZero * x_sum[t]), high[t] = set1_i(0); });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(x_start[t]), high[t] = set1_i(0); });
       unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
         decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
           const B64 code = two_sums ? u : right_words<shift>(u);
           unroll<size>([&](auto t) GOSSAMER_LAMBDA {
             I16& acc = two_sums && shift ? high[t] : low[t];
-            acc = dot_code<Decoder>(acc, code, broadcast4(x + 4 * (q * size + t)));
+            acc = dot_word<Decoder::kSmall>(acc, code, x + 4 * (q * size + t));
           });
         });
         x += kStepColumns * size;
@@ -88,9 +81,9 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
         total[t] = fma_f(to_float(low[t]), mul_f(scale, set1_f(x_scale[t])), total[t]);
       });
       if (!scales.minimum) continue;
-      const F16 offset = scales.offset(group, Decoder::kZero);
+      const F16 offset = mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero));
       unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_sum[t])), total[t]);
+        total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_start[t])), total[t]);
       });
     }
   }
@@ -109,7 +102,8 @@ void few_int8(const Decoder& decoder, const Activations& act, float* y, int64_t 
 // ---- many tokens: panel and sweep -----------------------------------------------------------------------------------
 
 struct FloatPanel {
-  alignas(64) float weights[kPanelColumns][kStripRows];  // scaled: what unpack() gives
+  static constexpr int kColumns = 256;
+  alignas(64) float weights[kColumns][kStripRows];  // scaled: what unpack() gives
 };
 
 template <class Decoder>
@@ -151,10 +145,10 @@ void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const
 }
 
 struct IntegerPanel {
-  alignas(64) uint8_t codes[kPanelColumns / 4][64];
-  alignas(64) float scale[kPanelColumns / kStepColumns][kStripRows];
-  alignas(64) float offset[kPanelColumns / kStepColumns][kStripRows];
-  int zero;
+  static constexpr int kColumns = 640;
+  alignas(64) uint8_t codes[kColumns / 4][64];
+  alignas(64) float scale[kColumns / kStepColumns][kStripRows];
+  alignas(64) float offset[kColumns / kStepColumns][kStripRows];  // of -start
   bool small, asymmetric;
 };
 
@@ -162,46 +156,54 @@ template <class Decoder>
 void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column, int64_t columns,
                 IntegerPanel& panel) {
   const Scales scales(decoder.m, strip);
-  panel.zero = Decoder::kZero;
   panel.small = Decoder::kSmall;
   panel.asymmetric = scales.minimum != nullptr;
   for (int64_t done = 0; done < columns; done += kStepColumns) {
     const int64_t group = scales.group_of(column + done), step = done / kStepColumns;
     store_f(panel.scale[step], scales.of(group, 1.0f));
-    if (panel.asymmetric) store_f(panel.offset[step], scales.offset(group, Decoder::kZero));
+    if (panel.asymmetric) store_f(panel.offset[step], mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero)));
     decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
       store_b(panel.codes[done / 4 + q], right_words<shift>(u));
     });
   }
 }
 
-template <int size, bool small>
-void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_sum, int64_t columns,
+template <int size, bool small, bool asymmetric>
+void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_start, int64_t columns,
                  int fold_columns, const Rows& rows, int64_t token, bool begin) {
+  constexpr int unrolled = kLargestBlock >= 12 ? kStepQuads : 1;  // quads
   F16 total[size];
-  unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
-  if (!begin) unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = rows.load(token + t); });
-  for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_sum += size) {
+  unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = begin ? zero_f() : rows.load(token + t); });
+  const uint8_t(*codes)[64] = panel.codes;
+  for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_start += size) {
     I16 acc[size];
-    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(-panel.zero * x_sum[t]); });
-    for (const uint8_t* u_at = panel.codes[column / 4]; u_at < panel.codes[(column + fold_columns) / 4]; u_at += 64) {
-      const B64 u = load_b(u_at);
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        const B64 s = broadcast4(x + 4 * t);
-        acc[t] = small ? dot_small(acc[t], u, s) : dot(acc[t], u, s);
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(x_start[t]); });
+    for (int quad = 0; quad < fold_columns / 4; quad += unrolled, codes += unrolled, x += 4 * unrolled * size)
+      unroll<unrolled>([&](auto q) GOSSAMER_LAMBDA {
+        const B64 u = load_b(codes[q]);
+        unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = dot_word<small>(acc[t], u, x + 4 * (q * size + t)); });
       });
-      x += 4 * size;
-    }
     const int64_t step = column / kStepColumns;
     const F16 scale = load_f(panel.scale[step]);
     unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]); });
-    if (!panel.asymmetric) continue;
-    const F16 offset = load_f(panel.offset[step]);
-    unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-      total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_sum[t])), total[t]);
-    });
+    if constexpr (asymmetric) {
+      const F16 offset = load_f(panel.offset[step]);
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+        total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_start[t])), total[t]);
+      });
+    }
   }
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { rows.store(token + t, total[t]); });
+}
+
+template <int size, class... Arguments>
+GOSSAMER_INLINE void sweep_some(const IntegerPanel& panel, Arguments... arguments) {
+  if (panel.asymmetric) {
+    if (panel.small) return sweep_block<size, true, true>(panel, arguments...);
+    return sweep_block<size, false, true>(panel, arguments...);
+  }
+  if (panel.small) return sweep_block<size, true, false>(panel, arguments...);
+  return sweep_block<size, false, false>(panel, arguments...);
 }
 
 struct Sweep {
@@ -224,8 +226,9 @@ struct Sweep {
     for_blocks(first, last, act.tokens, [&](auto size, int64_t t) {
       const uint8_t* x = act.codes + t * m.padded_columns() + column * size;
       const int64_t fold = t * (m.padded_columns() / act.fold_columns) + column / act.fold_columns * size;
-      const auto run = panel.small ? sweep_block<size, true> : sweep_block<size, false>;
-      run(panel, x, act.scales + fold, act.sums + fold, columns, act.fold_columns, rows, t, column == 0);
+      const float* scales = act.scales + fold;
+      const int32_t* starts = act.starts + fold;
+      sweep_some<size>(panel, x, scales, starts, columns, act.fold_columns, rows, t, column == 0);
     });
   }
 };
@@ -241,14 +244,14 @@ void matmul_panels(const Decoder& decoder, const Activations& act, float* y, int
   const Sweep sweep{m, act, y};
   for (int64_t t = 0; t < act.tokens; t += kSweepTokens) {
     const int64_t t_end = smaller(t + kSweepTokens, act.tokens);
-    const int64_t panels = kSweepBytes / (element * (t_end - t) * kPanelColumns);
-    const int64_t run = (panels > 1 ? panels : 1) * kPanelColumns;
+    const int64_t panels = kSweepBytes / (element * (t_end - t) * Panel::kColumns);
+    const int64_t run = (panels > 1 ? panels : 1) * Panel::kColumns;
     for (int64_t begin = 0; begin < width; begin += run)
       for (int64_t strip = first; strip < last; ++strip) {
         auto& cursor = cursors[strip - first];
         if (begin == 0) cursor = decoder.begin(strip);
-        for (int64_t column = begin; column < smaller(begin + run, width); column += kPanelColumns) {
-          const int64_t columns = smaller(kPanelColumns, width - column);
+        for (int64_t column = begin; column < smaller(begin + run, width); column += Panel::kColumns) {
+          const int64_t columns = smaller(Panel::kColumns, width - column);
           fill_panel(decoder, cursor, strip, column, columns, panel);
           sweep(panel, strip, column, columns, t, t_end);
         }

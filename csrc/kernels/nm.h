@@ -18,6 +18,7 @@ struct NMPlane {
 
   GOSSAMER_INLINE NMPlane(const NMView& m, int64_t plane) {
     if constexpr (kind == Values::nibble) {
+      prefetch<1>(m.codes + plane * 64, kAhead);
       raw = load_b(m.codes + plane * 64);
     } else {
       raw = load_nibbles(m.index + plane * 32);

@@ -44,7 +44,7 @@ GOSSAMER_INLINE void store_codes(const QuantizePlan& plan, I16 code, int64_t col
 // One run of columns that share a scale, for token t; the run begins at `column`.
 template <int run>
 GOSSAMER_INLINE void quantize_run(const QuantizePlan& plan, const float* x, int64_t column, int t, uint8_t* codes,
-                                  float* scales, int32_t* sums) {
+                                  float* scales, int32_t* starts) {
   alignas(64) float padded[run] = {};
   const int64_t left = plan.columns - column;
   const float* source = x + column;
@@ -69,17 +69,17 @@ GOSSAMER_INLINE void quantize_run(const QuantizePlan& plan, const float* x, int6
     if ((i + 16) % plan.fold_columns != 0) continue;
     const int64_t slot = (column + i) / plan.fold_columns * plan.tokens + t;
     scales[slot] = scale;
-    if (!plan.is_unsigned) sums[slot] = reduce_add(sum);
+    if (!plan.is_unsigned) starts[slot] = -plan.zero * reduce_add(sum);
     sum = set1_i(0);
   }
 }
 
-void quantize(const QuantizePlan& plan, const float* x, uint8_t* codes, float* scales, int32_t* sums) {
+void quantize(const QuantizePlan& plan, const float* x, uint8_t* codes, float* scales, int32_t* starts) {
   for (int t = 0; t < plan.tokens; ++t)
     for (int64_t column = 0; column < plan.padded_columns; column += plan.scale_columns) {
       const float* row = x + t * plan.columns;
-      if (plan.scale_columns == 64) quantize_run<64>(plan, row, column, t, codes, scales, sums);
-      else quantize_run<32>(plan, row, column, t, codes, scales, sums);
+      if (plan.scale_columns == 64) quantize_run<64>(plan, row, column, t, codes, scales, starts);
+      else quantize_run<32>(plan, row, column, t, codes, scales, starts);
     }
 }
 

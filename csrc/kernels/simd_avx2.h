@@ -34,6 +34,10 @@ GOSSAMER_INLINE F16 sub_f(F16 x, F16 y) { return {_mm256_sub_ps(x.a, y.a), _mm25
 GOSSAMER_INLINE F16 div_f(F16 x, F16 y) { return {_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)}; }
 GOSSAMER_INLINE F16 min_f(F16 x, F16 y) { return {_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)}; }
 GOSSAMER_INLINE F16 max_f(F16 x, F16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
+GOSSAMER_INLINE bool any_above(F16 x, float bound) {
+  const __m256 limit = _mm256_set1_ps(bound);
+  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, limit, _CMP_GT_OQ), _mm256_cmp_ps(x.b, limit, _CMP_GT_OQ))) != 0;
+}
 GOSSAMER_INLINE bool any_magnitude_above(F16 x, float bound) {
   const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(bound);
   const __m256 a = _mm256_cmp_ps(_mm256_andnot_ps(sign, x.a), limit, _CMP_GT_OQ);
@@ -144,6 +148,9 @@ GOSSAMER_INLINE B64 broadcast4(const uint8_t* p) {
   std::memcpy(&word, p, 4);
   const __m256i all = _mm256_set1_epi32(word);
   return {all, all};
+}
+template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 u, const uint8_t* p) {
+  return small ? dot_small(acc, u, broadcast4(p)) : dot(acc, u, broadcast4(p));
 }
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
   const __m256i all = _mm256_broadcastsi128_si256(load_128(p));

@@ -35,6 +35,7 @@ GOSSAMER_INLINE F16 sub_f(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
 GOSSAMER_INLINE F16 div_f(F16 a, F16 b) { return _mm512_div_ps(a, b); }
 GOSSAMER_INLINE F16 min_f(F16 a, F16 b) { return _mm512_min_ps(a, b); }
 GOSSAMER_INLINE F16 max_f(F16 a, F16 b) { return _mm512_max_ps(a, b); }
+GOSSAMER_INLINE bool any_above(F16 a, float bound) { return _mm512_cmp_ps_mask(a, set1_f(bound), _CMP_GT_OQ) != 0; }
 GOSSAMER_INLINE bool any_magnitude_above(F16 a, float bound) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(a), set1_f(bound), _CMP_GT_OQ) != 0;
 }
@@ -86,14 +87,18 @@ template <int j> GOSSAMER_INLINE F16 column(B64 a) {
   return to_float(_mm512_shuffle_epi8(a, pick));
 }
 
-// acc[r] += sum over j of u[4r+j] * s[4r+j]; u unsigned, s signed. Exact.
-GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) { return _mm512_dpbusd_epi32(acc, u, s); }
+// acc[r] += sum over j of u[4r+j] * s[4r+j]; u unsigned, s signed. Exact. In assembly: gcc 12 copies accumulators otherwise.
+GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
+  return acc;
+}
 // Same; the caller promises that no sum of two neighbouring products leaves int16.
-GOSSAMER_INLINE I16 dot_small(I16 acc, B64 u, B64 s) { return _mm512_dpbusd_epi32(acc, u, s); }
-GOSSAMER_INLINE B64 broadcast4(const uint8_t* p) {
-  int word;
-  std::memcpy(&word, p, 4);
-  return _mm512_set1_epi32(word);
+GOSSAMER_INLINE I16 dot_small(I16 acc, B64 u, B64 s) { return dot(acc, u, s); }
+// The same with the four signed bytes at p in every dword; left to itself gcc keeps them in registers that it then lacks.
+template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 u, const uint8_t* p) {
+  using Word = int32_t __attribute__((may_alias));
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(*reinterpret_cast<const Word*>(p)));
+  return acc;
 }
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));

@@ -40,6 +40,11 @@ OPERATION F16 sub_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] 
 OPERATION F16 div_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] / y.v[i]; }); }
 OPERATION F16 min_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; }); }
 OPERATION F16 max_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; }); }
+OPERATION bool any_above(F16 x, float bound) {
+  bool any = false;
+  for (float lane : x.v) any |= lane > bound;
+  return any;
+}
 OPERATION bool any_magnitude_above(F16 x, float bound) {
   bool any = false;
   for (float lane : x.v) any |= lane > bound || lane < -bound;
@@ -122,6 +127,9 @@ OPERATION I16 dot(I16 acc, B64 u, B64 s) {
 }
 OPERATION I16 dot_small(I16 acc, B64 u, B64 s) { return dot(acc, u, s); }
 OPERATION B64 broadcast4(const uint8_t* p) { return each<B64>([&](int i) { return p[i & 3]; }); }
+template <bool small> OPERATION I16 dot_word(I16 acc, B64 u, const uint8_t* p) {
+  return small ? dot_small(acc, u, broadcast4(p)) : dot(acc, u, broadcast4(p));
+}
 OPERATION B64 broadcast16(const uint8_t* p) { return each<B64>([&](int i) { return p[i & 15]; }); }
 OPERATION B64 shuffle16(B64 table, B64 index) {
   return each<B64>([&](int i) { return table.v[(i & 48) | (index.v[i] & 15)]; });

@@ -26,7 +26,8 @@ struct Activations {
   // int8 activations: x is about scales * (codes - zero), zero = 128 when codes are unsigned.
   const uint8_t* codes = nullptr;
   const float* scales = nullptr;   // [fold][tokens of the block]
-  const int32_t* sums = nullptr;   // sum of signed codes over a fold, same shape; not filled for unsigned ones
+  // Where sums of products begin: -zero of the weights * sum of signed codes over a fold, same shape; not filled for unsigned ones.
+  const int32_t* starts = nullptr;
   int fold_columns = 0;            // 32 or 64: columns summed in integers before a scale is applied
 };
 
@@ -37,6 +38,7 @@ struct QuantizePlan {
   int scale_columns = 64;   // columns that share a scale, 32 or 64
   int fold_columns = 64;    // divides scale_columns
   bool is_unsigned = false;
+  int zero = 0;             // of the weights: their codes count from it
 };
 
 struct RowNorm {
@@ -78,7 +80,7 @@ struct KernelTable {
   const char* name;
   int largest_block;
   // x: first token of the block, tokens are `columns` apart.
-  void (*quantize)(const QuantizePlan&, const float* x, uint8_t* codes, float* scales, int32_t* sums);
+  void (*quantize)(const QuantizePlan&, const float* x, uint8_t* codes, float* scales, int32_t* starts);
   // y[t * rows + o] for the rows of strips [first, last) and all tokens.
   void (*integer)(const IntegerView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
   void (*bitmask)(const BitmaskView&, const Activations&, bool int8, float* y, int64_t first, int64_t last);
@@ -89,6 +91,7 @@ struct KernelTable {
   void (*norm)(const RowNorm&, const float* x, int64_t size, float* out);
   void (*gate)(Gate, const float* gate, const float* up, int64_t size, float* out);  // up may be null: no product
   void (*add)(const float* x, int64_t size, float* sum);                              // sum += x
+  float (*largest)(const float* x, int64_t size);                                     // NaN is passed over
   void (*append)(const CacheShape&, const float* key, const float* value, int token, uint8_t* block);
   void (*attend)(const AttentionRows&);
 };
