@@ -198,6 +198,11 @@ void bind_engine(nb::module_& module) {
         const nb::gil_scoped_release release;
         self.engine.truncate(sequence, tokens);
       }, "sequence"_a, "tokens"_a)
+      .def("share", [](PythonEngine& self, int64_t sequence, int64_t source, Tokens tokens) {
+             const auto span = span_of(tokens);
+             const nb::gil_scoped_release release;
+             self.engine.share(sequence, source, span);
+           }, "sequence"_a, "source"_a, "tokens"_a)
       .def("step", &PythonEngine::step, "feeds"_a)
       .def("score", &PythonEngine::score, "sequence"_a, "tokens"_a, "logits_ptr"_a)
       .def("generate", &PythonEngine::generate, "sequence"_a, "count"_a, "stops"_a)

@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <cstring>
 #include <new>
 
 namespace gossamer {
@@ -16,7 +17,7 @@ Pages::Pages(int64_t bytes) {
 void Pages::Unmap::operator()(uint8_t* data) const { munmap(data, static_cast<size_t>(bytes)); }
 
 Cache::Cache(const CacheLayout& layout, int64_t num_blocks)
-    : layout_(layout), pages_(layout.block_bytes() * num_blocks) {
+    : layout_(layout), pages_(layout.block_bytes() * num_blocks), users_(static_cast<size_t>(num_blocks)) {
   free_.reserve(static_cast<size_t>(num_blocks));
   for (int64_t block = num_blocks; block-- > 0;) free_.push_back(static_cast<int32_t>(block));
 }
@@ -26,15 +27,33 @@ bool Cache::reserve(std::vector<int32_t>& blocks, int64_t tokens) {
   if (needed > num_free()) return false;
   for (int64_t i = 0; i < needed; ++i) {
     blocks.push_back(free_.back());
+    users_[static_cast<size_t>(free_.back())] = 1;
     free_.pop_back();
   }
+  return true;
+}
+
+void Cache::share(const std::vector<int32_t>& from, size_t count, std::vector<int32_t>& blocks) {
+  blocks.assign(from.begin(), from.begin() + static_cast<std::ptrdiff_t>(count));
+  for (int32_t block : blocks) users_[static_cast<size_t>(block)] += 1;
+}
+
+bool Cache::own_last(std::vector<int32_t>& blocks) {
+  if (blocks.empty() || users_[static_cast<size_t>(blocks.back())] == 1) return true;
+  if (free_.empty()) return false;
+  const size_t bytes = static_cast<size_t>(layout_.block_bytes()), shared = static_cast<size_t>(blocks.back());
+  users_[shared] -= 1;
+  blocks.back() = free_.back();
+  users_[static_cast<size_t>(free_.back())] = 1;
+  free_.pop_back();
+  std::memcpy(base() + static_cast<size_t>(blocks.back()) * bytes, base() + shared * bytes, bytes);
   return true;
 }
 
 void Cache::release(std::vector<int32_t>& blocks, int64_t tokens) {
   const size_t kept = static_cast<size_t>((tokens + kCacheTokens - 1) / kCacheTokens);
   while (blocks.size() > kept) {
-    free_.push_back(blocks.back());
+    if (--users_[static_cast<size_t>(blocks.back())] == 0) free_.push_back(blocks.back());
     blocks.pop_back();
   }
 }

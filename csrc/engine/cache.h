@@ -44,13 +44,18 @@ class Cache {
 
   // Appends blocks until `tokens` fit; false, and nothing changed, when too few are free.
   bool reserve(std::vector<int32_t>& blocks, int64_t tokens);
-  // Gives back all blocks but those of the first `tokens`.
+  // Appends the first `count` blocks of another sequence to an empty list: both read them, nobody writes to them any more.
+  void share(const std::vector<int32_t>& from, size_t count, std::vector<int32_t>& blocks);
+  // Copies the last block where others read it too, so that it may be written to; false when none is free.
+  bool own_last(std::vector<int32_t>& blocks);
+  // Gives back all blocks but those of the first `tokens`; a block is free when its last sequence has given it back.
   void release(std::vector<int32_t>& blocks, int64_t tokens = 0);
 
  private:
   CacheLayout layout_;
   Pages pages_;
   std::vector<int32_t> free_;
+  std::vector<int32_t> users_;  // sequences that hold each block
 };
 
 }  // namespace gossamer

@@ -75,6 +75,21 @@ int64_t Engine::length(int64_t sequence) {
   return find(sequence).length;
 }
 
+void Engine::share(int64_t sequence, int64_t source, std::span<const int32_t> tokens) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Sequence& to = find(sequence);
+  const Sequence& from = find(source);
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  if (to.length != 0) refuse("share: sequence", "an empty one", std::to_string(to.length) + " tokens");
+  if (count > from.length || count % kCacheTokens != 0)
+    refuse("share: tokens", "a multiple of " + std::to_string(kCacheTokens) + " up to " + std::to_string(from.length), std::to_string(count));
+  for (int32_t token : tokens)
+    if (token < 0 || token >= plan_.vocabulary) refuse("token", "0 to " + std::to_string(plan_.vocabulary - 1), std::to_string(token));
+  cache_.share(from.blocks, tokens.size() / kCacheTokens, to.blocks);
+  for (int32_t token : tokens) to.sampler.saw(token);
+  to.length = count;
+}
+
 void Engine::truncate(int64_t sequence, int64_t tokens) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Sequence& found = find(sequence);
@@ -82,6 +97,11 @@ void Engine::truncate(int64_t sequence, int64_t tokens) {
   cache_.release(found.blocks, tokens);
   found.length = tokens;
   found.last = -1;
+  if (tokens % kCacheTokens == 0 || cache_.own_last(found.blocks)) return;
+  found.length = tokens / kCacheTokens * kCacheTokens;
+  cache_.release(found.blocks, found.length);
+  throw std::runtime_error("the cache is full: a block that another sequence reads cannot be copied; " +
+                           std::to_string(found.length) + " tokens are left");
 }
 
 std::span<const int32_t> Engine::tokens_of(const Feed& feed, const Sequence& sequence) const {

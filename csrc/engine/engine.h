@@ -42,6 +42,8 @@ class Engine {
   int64_t open(const Sampling& sampling);
   void close(int64_t sequence);
   int64_t length(int64_t sequence);
+  // Begins an empty sequence with `tokens`, which another one has read from its start: whole blocks, which both use then.
+  void share(int64_t sequence, int64_t source, std::span<const int32_t> tokens);
   // Forgets all but the first `tokens` tokens.
   void truncate(int64_t sequence, int64_t tokens);
 

@@ -71,7 +71,7 @@ void Plan::add(LinearsOp op) {
   const int64_t input = width_of("linears: input", op.input);
   if (op.has_norm) expect_norm("linears: norm", op.norm);
   const size_t count = op.linears.size();
-  if (count < 1 || count > 8) refuse("linears", "1 to 8", std::to_string(count));
+  if (count < 1 || count > kMaxLinears) refuse("linears", "1 to " + std::to_string(kMaxLinears), std::to_string(count));
   if (op.then == Then::add && count != 1) refuse("linears to be added", "1", std::to_string(count));
   if (op.then == Then::gate && count > 2) refuse("linears of a gate", "1 or 2", std::to_string(count));
   if (op.head && (op.then != Then::store || count != 1)) refuse("head", "one linear", "another form");

@@ -33,6 +33,8 @@ enum class Then {
   gate    // target = activation(first) * second, or activation(first) alone
 };
 
+constexpr size_t kMaxLinears = 4;  // products of one input
+
 // output = weight * norm(input) + bias for each linear, then what `then` says with all of it.
 struct LinearsOp {
   int input = 0;

@@ -41,7 +41,7 @@ class Step {
 
  private:
   // Room for the activations of one linears op, in up to kLayouts forms.
-  static constexpr size_t kLayouts = 4;
+  static constexpr size_t kLayouts = kMaxLinears;
   struct Room {
     Pages pages;
     float* rows = nullptr;  // after the norm

@@ -12,9 +12,14 @@ namespace {
 
 constexpr float kNever = -1e30f;  // smaller than any score, and finite: differences stay numbers
 
-template <bool int8> GOSSAMER_INLINE F16 load_cells(const uint8_t* cells, int64_t index) {
-  if constexpr (int8) return load_int8(reinterpret_cast<const int8_t*>(cells) + index);
-  else return load_half(reinterpret_cast<const uint16_t*>(cells) + index);
+enum class Cells { float16, int8, float32 };
+
+constexpr int64_t cell_bytes(Cells cells) { return cells == Cells::float32 ? 4 : cells == Cells::float16 ? 2 : 1; }
+
+template <Cells cells> GOSSAMER_INLINE F16 load_cells(const uint8_t* data, int64_t index) {
+  if constexpr (cells == Cells::float32) return load_f(reinterpret_cast<const float*>(data) + index);
+  else if constexpr (cells == Cells::int8) return load_int8(reinterpret_cast<const int8_t*>(data) + index);
+  else return load_half(reinterpret_cast<const uint16_t*>(data) + index);
 }
 
 struct BlockView {
@@ -31,15 +36,15 @@ struct BlockView {
 constexpr int kFewRows = 4;  // up to so many rows memory is what is waited for: ask for it early
 
 // scores[t][token] of one block, before the mask. query: [head_dim][size], scaled.
-template <int size, bool int8>
+template <int size, Cells cells>
 GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block, const float* query,
                                  float scores[][kCacheTokens]) {
-  constexpr int64_t row_bytes = kCacheTokens * (int8 ? 1 : 2);
+  constexpr int64_t row_bytes = kCacheTokens * cell_bytes(cells);
   F16 acc[size][2];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t][0] = acc[t][1] = zero_f(); });
   for (int64_t d = 0; d < shape.head_dim; ++d, query += size) {
     if constexpr (size <= kFewRows) __builtin_prefetch(block.values + d * row_bytes);
-    const F16 k0 = load_cells<int8>(block.keys, d * kCacheTokens), k1 = load_cells<int8>(block.keys, d * kCacheTokens + 16);
+    const F16 k0 = load_cells<cells>(block.keys, d * kCacheTokens), k1 = load_cells<cells>(block.keys, d * kCacheTokens + 16);
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
       const F16 q = set1_f(query[t]);
       acc[t][0] = fma_f(k0, q, acc[t][0]);
@@ -48,7 +53,7 @@ GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block
   }
   unroll<size>([&](auto t) GOSSAMER_LAMBDA {
     unroll<2>([&](auto h) GOSSAMER_LAMBDA {
-      if constexpr (int8) acc[t][h] = mul_f(acc[t][h], load_f(block.key_scales + 16 * h));
+      if (shape.int8) acc[t][h] = mul_f(acc[t][h], load_f(block.key_scales + 16 * h));
       store_f(scores[t] + 16 * h, acc[t][h]);
     });
   });
@@ -56,7 +61,7 @@ GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block
 
 // out[t] = out[t] * correction[t] + sum over the first `tokens` of weights[t][token] * values[token]. next: the keys of the
 // block that comes then, of the same size as these values.
-template <int size, bool int8, int width>
+template <int size, Cells cells, int width>
 GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_t column, int tokens,
                                 const float weights[][kCacheTokens], const float* correction, const uint8_t* next,
                                 float out[][kLargestHead]) {
@@ -68,11 +73,11 @@ GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_
   });
   for (int token = 0; token < tokens; ++token) {
     if constexpr (size <= kFewRows)
-      for (int64_t byte = 0; byte < 16 * width * (int8 ? 1 : 2); byte += 64)
-        __builtin_prefetch(next + (column * kCacheTokens + token * 16 * width) * (int8 ? 1 : 2) + byte);
+      for (int64_t byte = 0; byte < 16 * width * cell_bytes(cells); byte += 64)
+        __builtin_prefetch(next + (column * kCacheTokens + token * 16 * width) * cell_bytes(cells) + byte);
     F16 v[width];
     unroll<width>([&](auto w) GOSSAMER_LAMBDA {
-      v[w] = load_cells<int8>(block.values, token * head_dim + column + 16 * w);
+      v[w] = load_cells<cells>(block.values, token * head_dim + column + 16 * w);
     });
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
       const F16 p = set1_f(weights[t][token]);
@@ -89,23 +94,25 @@ struct Running {
   float largest = kNever;
   F16 sum = zero_f();  // over the lanes of all blocks
 
-  // Turns scores into weights relative to the largest one so far; returns what earlier weights have to be multiplied by.
-  template <bool int8> GOSSAMER_INLINE float add(const BlockView& block, float scores[kCacheTokens]) {
-    const F16 s0 = load_f(scores), s1 = load_f(scores + 16), most = max_f(s0, s1);
-    float correction = 1;
-    if (any_above(most, largest)) {
-      const float now = reduce_max_f(most);
-      float lanes[kLanes];
-      store_f(lanes, exp_f(set1_f(largest - now)));
-      correction = lanes[0];
-      largest = now;
-      sum = mul_f(sum, set1_f(correction));
-    }
-    const F16 p0 = exp_f(sub_f(s0, set1_f(largest))), p1 = exp_f(sub_f(s1, set1_f(largest)));
-    sum = add_f(sum, add_f(p0, p1));
-    store_f(scores, int8 ? mul_f(p0, load_f(block.value_scales)) : p0);
-    store_f(scores + 16, int8 ? mul_f(p1, load_f(block.value_scales + 16)) : p1);
-    return correction;
+  // Sees the scores of a block; returns what earlier weights have to be multiplied by.
+  GOSSAMER_INLINE float rise(const float scores[kCacheTokens]) {
+    const F16 most = max_f(load_f(scores), load_f(scores + 16));
+    if (!any_above(most, largest)) return 1;
+    const float now = reduce_max_f(most);
+    float lanes[kLanes];
+    store_f(lanes, exp_f(set1_f(largest - now)));
+    largest = now;
+    sum = mul_f(sum, set1_f(lanes[0]));
+    return lanes[0];
+  }
+
+  // Turns them into weights relative to the largest one so far.
+  GOSSAMER_INLINE void weigh(const CacheShape& shape, const BlockView& block, float scores[kCacheTokens]) {
+    unroll<2>([&](auto h) GOSSAMER_LAMBDA {
+      const F16 weight = exp_f(sub_f(load_f(scores + 16 * h), set1_f(largest)));
+      sum = add_f(sum, weight);
+      store_f(scores + 16 * h, shape.int8 ? mul_f(weight, load_f(block.value_scales + 16 * h)) : weight);
+    });
   }
 };
 
@@ -115,61 +122,86 @@ GOSSAMER_INLINE void hide(int64_t first, int64_t last, int64_t start, float scor
   for (int64_t i = last > start ? last - start : 0; i < kCacheTokens; ++i) scores[i] = 2 * kNever;
 }
 
-template <int size, bool int8>
+// The cells of a block as floats, where many rows go over them.
+struct FloatBlock {
+  alignas(64) float keys[kCacheTokens * kLargestHead], values[kCacheTokens * kLargestHead];
+
+  template <Cells cells> GOSSAMER_INLINE void fill(const CacheShape& shape, BlockView& block) {
+    for (int64_t i = 0; i < shape.cells(); i += kLanes) {
+      store_f(keys + i, load_cells<cells>(block.keys, i));
+      store_f(values + i, load_cells<cells>(block.values, i));
+    }
+    block.keys = reinterpret_cast<const uint8_t*>(keys);
+    block.values = reinterpret_cast<const uint8_t*>(values);
+  }
+};
+
+// `parts` times `size` rows; several parts share a block of floats.
+template <int size, Cells stored, int parts>
 void attend_block_rows(const AttentionRows& a) {
+  constexpr int rows = size * parts;
+  constexpr Cells cells = parts > 1 ? Cells::float32 : stored;
   const int64_t head_dim = a.shape.head_dim;
-  alignas(64) float scores[size][kCacheTokens], out[size][kLargestHead] = {}, query[kLargestHead * size];
+  alignas(64) float scores[size][kCacheTokens], out[rows][kLargestHead], query[parts][kLargestHead * size];
+  FloatBlock floats;
   float correction[size];
-  Running running[size];
+  Running running[rows];
   int64_t first = a.first[0], last = a.last[0];
-  for (int t = 0; t < size; ++t) {
+  for (int t = 0; t < rows; ++t) {
     first = smaller(a.first[t], first);
     last = -smaller(-a.last[t], -last);
-    for (int64_t d = 0; d < head_dim; ++d) query[d * size + t] = a.query[t][d] * a.scale;
+    for (int64_t d = 0; d < head_dim; ++d) out[t][d] = 0, query[t / size][d * size + t % size] = a.query[t][d] * a.scale;
   }
   for (int64_t b = first / kCacheTokens; b * kCacheTokens < last; ++b) {
-    const BlockView block(a.shape, a.base + a.blocks[b] * a.block_bytes);
+    BlockView block(a.shape, a.base + a.blocks[b] * a.block_bytes);
     const int64_t start = b * kCacheTokens;
     const int tokens = static_cast<int>(smaller(kCacheTokens, last - start));
-    score_block<size, int8>(a.shape, block, query, scores);
-    for (int t = 0; t < size; ++t) {
-      hide(a.first[t], a.last[t], start, scores[t]);
-      correction[t] = running[t].template add<int8>(block, scores[t]);
-    }
     const uint8_t* next = start + kCacheTokens < last ? a.base + a.blocks[b + 1] * a.block_bytes : block.keys;
-    constexpr int width = size <= kFewRows ? 4 : 2;
-    int64_t column = 0;
-    for (; column + 16 * width <= head_dim; column += 16 * width)
-      add_values<size, int8, width>(block, head_dim, column, tokens, scores, correction, next, out);
-    for (; column < head_dim; column += 16)
-      add_values<size, int8, 1>(block, head_dim, column, tokens, scores, correction, next, out);
+    if constexpr (parts > 1) floats.fill<stored>(a.shape, block);
+    for (int part = 0; part < parts; ++part) {
+      const int row = part * size;
+      score_block<size, cells>(a.shape, block, query[part], scores);
+      for (int t = 0; t < size; ++t) {
+        const int64_t from = a.first[row + t], to = a.last[row + t];
+        if (from > start || to < start + kCacheTokens) hide(from, to, start, scores[t]);
+        correction[t] = running[row + t].rise(scores[t]);
+      }
+      for (int t = 0; t < size; ++t) running[row + t].weigh(a.shape, block, scores[t]);
+      constexpr int width = size <= kFewRows ? 4 : 2;
+      int64_t column = 0;
+      for (; column + 16 * width <= head_dim; column += 16 * width)
+        add_values<size, cells, width>(block, head_dim, column, tokens, scores, correction, next, out + row);
+      for (; column < head_dim; column += 16)
+        add_values<size, cells, 1>(block, head_dim, column, tokens, scores, correction, next, out + row);
+    }
   }
-  for (int t = 0; t < size; ++t) {
+  for (int t = 0; t < rows; ++t) {
     const F16 factor = set1_f(1.0f / reduce_add_f(running[t].sum));
     for (int64_t d = 0; d < head_dim; d += 16) store_f(a.out[t] + d, mul_f(load_f(out[t] + d), factor));
   }
 }
 
-template <bool int8> void attend_cells(const AttentionRows& all) {
+template <Cells cells> void attend_cells(const AttentionRows& all) {
   AttentionRows part = all;
   for (int done = 0; done < all.rows;) {
-    const int left = all.rows - done, size = left >= 8 ? 8 : left >= 4 ? 4 : left == 3 ? 3 : left;
+    const int left = all.rows - done, size = left >= 24 ? 24 : left >= 8 ? 8 : left >= 4 ? 4 : left;
     for (int t = 0; t < size; ++t) {
       part.query[t] = all.query[done + t], part.out[t] = all.out[done + t];
       part.first[t] = all.first[done + t], part.last[t] = all.last[done + t];
     }
     switch (size) {
-      case 8: attend_block_rows<8, int8>(part); break;
-      case 4: attend_block_rows<4, int8>(part); break;
-      case 3: attend_block_rows<3, int8>(part); break;
-      case 2: attend_block_rows<2, int8>(part); break;
-      default: attend_block_rows<1, int8>(part);
+      case 24: attend_block_rows<8, cells, 3>(part); break;
+      case 8: attend_block_rows<8, cells, 1>(part); break;
+      case 4: attend_block_rows<4, cells, 1>(part); break;
+      case 3: attend_block_rows<3, cells, 1>(part); break;
+      case 2: attend_block_rows<2, cells, 1>(part); break;
+      default: attend_block_rows<1, cells, 1>(part);
     }
     done += size;
   }
 }
 
-void attend_rows(const AttentionRows& a) { a.shape.int8 ? attend_cells<true>(a) : attend_cells<false>(a); }
+void attend_rows(const AttentionRows& a) { a.shape.int8 ? attend_cells<Cells::int8>(a) : attend_cells<Cells::float16>(a); }
 
 // ---- writing --------------------------------------------------------------------------------------------------------
 

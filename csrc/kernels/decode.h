@@ -20,7 +20,7 @@ constexpr int kStepQuads = kStepColumns / 4;
 template <int lines> GOSSAMER_INLINE void prefetch(const uint8_t* p, int64_t ahead) {
   unroll<lines>([&](auto i) GOSSAMER_LAMBDA { __builtin_prefetch(p + ahead + 64 * i); });
 }
-constexpr int64_t kAhead = 2048;
+constexpr int64_t kAhead = 5120;  // a strip of 640 int4 columns: it arrives while the one before is multiplied
 
 // table[i] = i - zero, or the two's complement of the nibble i.
 GOSSAMER_INLINE F16 code_table(int zero) {

@@ -90,13 +90,15 @@ void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, i
     const F16 scale = scales.of(group, NMPlane<kind>::kByteUnit);
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
     for (; fold < end; ++fold, x_scale += size) {
-      I16 acc[size], weights = set1_i(0);
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(0); });
+      I16 weights = set1_i(0);
+      for (int p = 0; p < fold_windows * planes; ++p) weights = dot_small(weights, ones, NMPlane<kind>(m, plane + p).bytes());
+      const I16 start = sub_i(set1_i(0), left_i<7>(weights));
+      I16 acc[size];
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = start; });
       const auto add_window = [&](auto) GOSSAMER_LAMBDA {
         for (int p = 0; p < planes; ++p, ++plane) {
           const NMPlane<kind> entries(m, plane);
           const B64 index = entries.indices(), w = entries.bytes();
-          weights = dot_small(weights, ones, w);
           unroll<size>([&](auto t) GOSSAMER_LAMBDA {
             const B64 fetched = shuffle16(broadcast16(x + 16 * t), index);
             acc[t] = kind == Values::nibble ? dot_small(acc[t], fetched, w) : dot(acc[t], fetched, w);
@@ -106,9 +108,8 @@ void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, i
       };
       unroll<2>(add_window);
       if (fold_windows == 4) unroll<2>(add_window);
-      const I16 excess = left_i<7>(weights);
       unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        total[t] = fma_f(to_float(sub_i(acc[t], excess)), mul_f(scale, set1_f(x_scale[t])), total[t]);
+        total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]);
       });
     }
   }

@@ -54,7 +54,7 @@ enum class Gate { silu, gelu_tanh, gelu, relu };
 //   keys [head_dim][tokens], values [tokens][head_dim], then for int8 float scales of keys and of values, [tokens] each.
 constexpr int kCacheTokens = 32;
 constexpr int kLargestHead = 256;
-constexpr int kQueryRows = 8;
+constexpr int kQueryRows = 24;
 
 struct CacheShape {
   int head_dim = 0;

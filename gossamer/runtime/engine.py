@@ -75,7 +75,13 @@ class _Request:
 class _Schedule:
     running: dict[int, _Request] = field(default_factory=dict)
     waiting: deque[tuple[int, _Request]] = field(default_factory=deque)
-    free_blocks: int = 0
+
+
+def common_prefix(a_T: Tensor, b_T: Tensor) -> int:
+    """Return how many tokens two texts share from their start."""
+    length = min(len(a_T), len(b_T))
+    differ = (a_T[:length] != b_T[:length]).nonzero()
+    return int(differ[0]) if len(differ) else length
 
 
 class Engine:
@@ -142,7 +148,7 @@ class Engine:
                 f"{self.where}: expected {plan.vocabulary_size} tokens, as config.json says, got weights for "
                 f"{self.vocabulary_size}. Restore the folder."
             )
-        self._schedule = _Schedule(free_blocks=self.num_blocks)
+        self._schedule = _Schedule()
 
     @classmethod
     def open(cls, path: str | Path, **settings: Any) -> "Engine":
@@ -238,13 +244,18 @@ class Engine:
     def step(self) -> list[Event]:
         """Run one step of all sequences: continue each by a token, and read the next part of new prompts.
 
-        A prompt waits until the cache has room for all that it may become.
+        A prompt waits until the cache has room for all that it may become. One that begins like another one that is
+        running takes over the blocks of what they share.
         """
         schedule = self._schedule
-        while schedule.waiting and schedule.waiting[0][1].blocks <= schedule.free_blocks:
+        room = self._native.num_free_blocks() - sum(
+            request.blocks - -(-self._native.length(sequence) // BLOCK_TOKENS)
+            for sequence, request in schedule.running.items()
+        )
+        while schedule.waiting and schedule.waiting[0][1].blocks <= room:
             sequence, request = schedule.waiting.popleft()
             schedule.running[sequence] = request
-            schedule.free_blocks -= request.blocks
+            room -= request.blocks
         feeds = self._feeds()
         sampled = self._run(self._native.step, feeds)
         events = []
@@ -265,22 +276,34 @@ class Engine:
         for sequence, request in running:  # those that write come first: a long prompt never holds them up
             if budget == 0:
                 break
+            if request.read == 0:
+                self._share_prefix(sequence, request)
             part = request.tokens[request.read : request.read + budget]
             request.read += len(part)
             feeds.append((sequence, part, request.read == len(request.tokens)))
             budget -= max(1, len(part))
         return feeds
 
+    def _share_prefix(self, sequence: int, request: _Request) -> None:
+        """Take over the blocks of the running sequence whose prompt begins most alike; at least one token is left to read."""
+        shared, source = max(
+            (
+                (common_prefix(request.tokens[:-1], other.tokens[: self._native.length(number)]) // BLOCK_TOKENS, number)
+                for number, other in self._schedule.running.items()
+            )
+        )
+        if shared:
+            request.read = shared * BLOCK_TOKENS
+            self._run(self._native.share, sequence, source, request.tokens[: request.read])
+
     def cancel(self, sequence: int) -> None:
         """Forget a sequence, whether it is waiting, running or unknown."""
         schedule = self._schedule
-        request = schedule.running.pop(sequence, None)
-        if request is not None:
-            schedule.free_blocks += request.blocks
-        elif all(number != sequence for number, _ in schedule.waiting):
-            return
-        else:
-            schedule.waiting = deque(each for each in schedule.waiting if each[0] != sequence)
+        if schedule.running.pop(sequence, None) is None:
+            waiting = deque(each for each in schedule.waiting if each[0] != sequence)
+            if len(waiting) == len(schedule.waiting):
+                return
+            schedule.waiting = waiting
         self._native.close(sequence)
 
     # ---- shared --------------------------------------------------------------------------------------------

@@ -106,6 +106,59 @@ def test_prompts_wait_for_room_and_then_run(engine: Engine) -> None:
     assert sorted(finished) == numbers
 
 
+def in_turn(engine: Engine, prompts: list[torch.Tensor], tokens: int = 6) -> tuple[list[list[int]], int]:
+    """Each prompt added once the one before writes; their texts, and the most blocks that were in use."""
+    written: dict[int, list[int]] = {}
+    waiting, most = list(prompts), 0
+    while waiting or engine.busy:
+        if waiting:
+            written[engine.add(waiting.pop(0), tokens)] = []
+        for event in engine.step():
+            written[event.sequence].append(event.token)
+        most = max(most, engine.num_blocks - engine._native.num_free_blocks())
+    return list(written.values()), most
+
+
+def test_prompts_that_begin_alike_share_blocks_and_write_what_they_write_alone(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path / "model")
+    engine = exact(tmp_path / "model", cache_tokens=1024)
+    start = text_ids(70)
+    prompts = [start, torch.cat([start, text_ids(20, 1)]), torch.cat([start[:40], text_ids(50, 2)]), start]
+    alone = [list(engine.generate(prompt, 6)) for prompt in prompts]
+    together, most = in_turn(engine, prompts)
+    assert together == alone
+    assert most == 3 + 3 + 3 + 3 - 2 - 1 - 2  # whole blocks of 32 tokens that were read before
+    assert engine._native.num_free_blocks() == engine.num_blocks
+
+
+def test_what_was_shared_counts_as_seen_by_the_penalty(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path / "model")
+    engine = exact(tmp_path / "model", cache_tokens=1024)
+    fined = Sampling(repetition_penalty=1e6)
+    alone = list(engine.generate(text_ids(70), 6, sampling=fined))
+    engine.add(text_ids(70), 20)
+    engine.step()
+    number = engine.add(text_ids(70), 6, sampling=fined)
+    assert [e.token for _ in range(20) for e in engine.step() if e.sequence == number] == alone
+
+
+def test_a_shared_block_is_copied_before_one_of_its_sequences_writes_to_it(tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path / "model")
+    native = exact(tmp_path / "model", cache_tokens=256)._native
+    ids, none = text_ids(64).to(torch.int32), torch.empty(0, dtype=torch.int32)
+    first, second = (native.open(0.0, 0, 1.0, 0.0, 1.0, 0) for _ in range(2))
+    expected = [*native.step([(first, ids, True)]), *native.generate(first, 8, none)]
+    native.share(second, first, ids)
+    native.truncate(second, 40)
+    native.step([(second, text_ids(24, 1).to(torch.int32), True)])  # 40 to 64: other tokens where the first one reads
+    native.truncate(first, 63)
+    assert [*native.step([(first, ids[63:], True)]), *native.generate(first, 8, none)] == expected
+    for tokens in (ids[:33], torch.full((32,), 9999, dtype=torch.int32), text_ids(96).to(torch.int32)):
+        third = native.open(0.0, 0, 1.0, 0.0, 1.0, 0)
+        with pytest.raises(ValueError, match="expected"):
+            native.share(third, first, tokens)
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"temperature": -1.0}, {"top_k": -1}, {"top_p": 0.0}, {"min_p": 2.0}, {"repetition_penalty": 0.0}],
