@@ -1,12 +1,13 @@
 """The native engine beside llama.cpp on SmolLM2: decode, prefill of 512 tokens, batches.
 
-    python benchmarks/engine.py [--work DIR] [--threads 2 1] [--rounds N] [--recipes NAME ...] [--out DIR]
+    python benchmarks/engine.py [--work DIR] [--threads 2 1] [--rounds N] [--recipes NAME ...] [--large] [--out DIR]
 
 Folders of the recipes are made in the work folder when they are not there (calibrated on little text: the speed of a
 format does not depend on it), and so are llama.cpp's files, quantized by llama.cpp from the demo's GGUF. All models of
 a number of threads are loaded at once and run interleaved: each round visits all of them, in turn from the front and
-from the back. Ratios are medians over the rounds of the ratio within a round. Writes engine.json and engine.md. Needs
-llama-cpp-python (`gossamer[bench]`). Progress on stderr.
+from the back. Ratios are medians over the rounds of the ratio within a round. Prefill is also
+compared with transformers in bfloat16. --large adds a 3B model (6 GB of files; kept in engine.json until the next
+--large). Writes engine.json, engine.md and engine.svg. Needs llama-cpp-python (`gossamer[bench]`). Progress on stderr.
 """
 
 import argparse
@@ -19,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from large import as_section, measure_large
+from plot import as_svg
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.bandwidth import read_bandwidth
@@ -47,15 +51,27 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[num_cores(), 1])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--recipes", nargs="+", default=list(RECIPES))
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--large-only", action="store_true", help="keep all other figures of engine.json")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     given = parser.parse_args()
     module = llama_cpp()
     if module is None:
         sys.exit("benchmarks/engine.py needs llama-cpp-python: pip install 'gossamer[bench]'")
     given.work.mkdir(parents=True, exist_ok=True)
+    given.out.mkdir(parents=True, exist_ok=True)
+    kept = given.out / "engine.json"
+    old = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
+    large = old.get("large")
+    if given.large or given.large_only:
+        large = measure_large(given.work, given.threads[0], given.rounds)
+    if given.large_only:
+        write(old | {"large": large}, given.out)
+        return
     folders, files = prepare(given.work, given.recipes, module)
     before = business()
-    runs = [measure(folders, files, threads, given.rounds) for threads in given.threads]
+    dense = fetch_demo_assets(report=say).model_gguf
+    runs = [measure(folders, files, dense, threads, given.rounds) for threads in given.threads]
     after = business()
     report = {
         "cpu": cpu_model(),
@@ -70,11 +86,18 @@ def main() -> None:
         "batch": BATCH,
         "rounds": given.rounds,
         "runs": runs,
+        "large": large,
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "engine.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    (given.out / "engine.md").write_text(as_page(report), encoding="utf-8")
-    say(f"wrote {given.out / 'engine.md'}")
+    write(report, given.out)
+
+
+def write(report: dict[str, Any], out: Path) -> None:
+    run = report["runs"][0]
+    title = f"SmolLM2-135M, {report['cpu']}, {run['threads']} threads"
+    (out / "engine.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    (out / "engine.md").write_text(as_page(report), encoding="utf-8")
+    (out / "engine.svg").write_text(as_svg(run, title), encoding="utf-8")
+    say(f"wrote {out / 'engine.md'}")
 
 
 def say(text: str) -> None:
@@ -104,10 +127,36 @@ def prepare(work: Path, recipes: list[str], module: Any) -> tuple[dict[str, Path
     return folders, files
 
 
-def measure(folders: dict[str, Path], files: dict[str, Path], threads: int, rounds: int) -> dict[str, Any]:
+class TorchModel:
+    """transformers in bfloat16; only its prefill is measured."""
+
+    def __init__(self, file: Path, threads: int):
+        self.threads = threads
+        self.model = AutoModelForCausalLM.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.bfloat16
+        ).eval()
+        self.weight_bytes_per_token = sum(p.numel() * p.element_size() for p in self.model.parameters())
+
+    def prefill(self, ids_1T: Tensor) -> float:
+        """Seconds until the logits behind the prompt are there, with torch's own threads for as long."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        started = time.perf_counter()
+        with torch.inference_mode():
+            self.model(ids_1T, logits_to_keep=1)
+        seconds = time.perf_counter() - started
+        torch.set_num_threads(before)
+        return seconds
+
+
+def measure(
+    folders: dict[str, Path], files: dict[str, Path], dense: Path, threads: int, rounds: int
+) -> dict[str, Any]:
     """Run all models interleaved with so many threads; return the medians and ratios."""
     models: dict[str, Any] = {name: NativeModel.open(path, "int8", threads) for name, path in folders.items()}
     models |= {name: LlamaCppModel(path, threads, PREFILL + TOKENS + 1) for name, path in files.items()}
+    models["bf16"] = TorchModel(dense, threads)
+    torch.set_num_threads(1)
     ids = torch.randint(40_000, (1, PREFILL), generator=torch.Generator().manual_seed(0))
     taken: dict[str, dict[str, list[float]]] = {
         name: {"decode": [], "prefill": [], "batch": []} for name in models
@@ -129,7 +178,9 @@ def measure(folders: dict[str, Path], files: dict[str, Path], threads: int, roun
 
 
 def one_round(model: Any, ids_1T: Tensor) -> dict[str, float]:
-    """Tokens/s of decode after a short prompt, of a prefill, and of a batch (native only)."""
+    """Tokens/s of decode after a short prompt, of a prefill, and of a batch (native only); torch: of a prefill."""
+    if isinstance(model, TorchModel):
+        return {"prefill": PREFILL / model.prefill(ids_1T)}
     decode = model.run_round(ids_1T[:, :PROMPT], TOKENS).decode
     figures = {"decode": TOKENS / decode, "prefill": PREFILL / model.run_round(ids_1T, 1).prefill}
     if isinstance(model, NativeModel):
@@ -154,6 +205,13 @@ def figures_of(
     name: str, model: Any, taken: dict[str, dict[str, list[float]]], bandwidth: float
 ) -> dict[str, Any]:
     own = taken[name]
+    if isinstance(model, TorchModel):
+        return {
+            "name": name,
+            "engine": "torch",
+            "prefill_tokens_per_s": statistics.median(own["prefill"]),
+            "rounds": own,
+        }
     decode = statistics.median(own["decode"])
     figures: dict[str, Any] = {
         "name": name,
@@ -175,6 +233,11 @@ def figures_of(
         figures["prefill_ratio"] = {
             "against": best, "target": PREFILL_TARGET, **ratio(own["prefill"], taken[best]["prefill"]),
         }  # fmt: skip
+        figures["torch_ratio"] = {
+            "against": "torch bf16",
+            "target": 1.0,
+            **ratio(own["prefill"], taken["bf16"]["prefill"]),
+        }
         figures["batch_tokens_per_s"] = statistics.median(own["batch"])
         figures["batch_ratio"] = {
             "against": "one sequence",
@@ -212,14 +275,19 @@ def as_page(report: dict[str, Any]) -> str:
             "",
         ]
         lines += [
-            "| model | decode | share of bandwidth | ratio | target | prefill | ratio | target | batch | x one |",
-            "|---|---|---|---|---|---|---|---|---|---|",
+            "| model | decode | share of bandwidth | ratio | target | prefill | ratio | target | x torch bf16 | batch "
+            "| x one |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
         ]
         lines += [as_row(model) for model in run["models"]]
+    if report.get("large"):
+        lines += as_section(report["large"])
     return "\n".join(lines) + "\n"
 
 
 def as_row(model: dict[str, Any]) -> str:
+    if model["engine"] == "torch":
+        return f"| torch {model['name']} | | | | | {model['prefill_tokens_per_s']:.0f} | | | | | |"
     cells = [
         f"{model['engine']} {model['name']}",
         f"{model['decode_tokens_per_s']:.1f}",
@@ -227,11 +295,18 @@ def as_row(model: dict[str, Any]) -> str:
     ]
     if model["engine"] != "native":
         return (
-            "| " + " | ".join([*cells, "", "", f"{model['prefill_tokens_per_s']:.0f}", "", "", "", ""]) + " |"
+            "| "
+            + " | ".join([*cells, "", "", f"{model['prefill_tokens_per_s']:.0f}", "", "", "", "", ""])
+            + " |"
         )
     decode, prefill, batch = model["decode_ratio"], model["prefill_ratio"], model["batch_ratio"]
     cells += [as_ratio(decode), target_of(decode), f"{model['prefill_tokens_per_s']:.0f}", as_ratio(prefill)]
-    cells += [target_of(prefill), f"{model['batch_tokens_per_s']:.0f}", f"{batch['ratio']:.2f}"]
+    cells += [
+        target_of(prefill),
+        f"{model['torch_ratio']['ratio']:.2f}",
+        f"{model['batch_tokens_per_s']:.0f}",
+        f"{batch['ratio']:.2f}",
+    ]
     return "| " + " | ".join(cells) + " |"
 
 

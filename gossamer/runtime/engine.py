@@ -285,10 +285,14 @@ class Engine:
         return feeds
 
     def _share_prefix(self, sequence: int, request: _Request) -> None:
-        """Take over the blocks of the running sequence whose prompt begins most alike; at least one token is left to read."""
+        """Take over the blocks of the running sequence whose prompt begins most alike; leave a token to be read."""
         shared, source = max(
             (
-                (common_prefix(request.tokens[:-1], other.tokens[: self._native.length(number)]) // BLOCK_TOKENS, number)
+                (
+                    common_prefix(request.tokens[:-1], other.tokens[: self._native.length(number)])
+                    // BLOCK_TOKENS,
+                    number,
+                )
                 for number, other in self._schedule.running.items()
             )
         )

@@ -150,7 +150,9 @@ def test_a_shared_block_is_copied_before_one_of_its_sequences_writes_to_it(tmp_p
     expected = [*native.step([(first, ids, True)]), *native.generate(first, 8, none)]
     native.share(second, first, ids)
     native.truncate(second, 40)
-    native.step([(second, text_ids(24, 1).to(torch.int32), True)])  # 40 to 64: other tokens where the first one reads
+    native.step(
+        [(second, text_ids(24, 1).to(torch.int32), True)]
+    )  # 40 to 64: other tokens where the first one reads
     native.truncate(first, 63)
     assert [*native.step([(first, ids[63:], True)]), *native.generate(first, 8, none)] == expected
     for tokens in (ids[:33], torch.full((32,), 9999, dtype=torch.int32), text_ids(96).to(torch.int32)):
