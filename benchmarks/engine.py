@@ -23,8 +23,8 @@ import torch
 from large import as_section, measure_large
 from plot import as_svg
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
+from gossamer.checkpoint.loading import load
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.bandwidth import read_bandwidth
 from gossamer.evaluation.llama_cpp import LlamaCppModel, llama_cpp
@@ -132,9 +132,7 @@ class TorchModel:
 
     def __init__(self, file: Path, threads: int):
         self.threads = threads
-        self.model = AutoModelForCausalLM.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.bfloat16
-        ).eval()
+        self.model = load(file, dtype=torch.bfloat16).model.eval()
         self.weight_bytes_per_token = sum(p.numel() * p.element_size() for p in self.model.parameters())
 
     def prefill(self, ids_1T: Tensor) -> float:
