@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test check bench kernels-bench quality-bench docs clean
+.PHONY: demo test check bench kernels-bench quality-bench docs sanitize clean
 
 demo: $(VENV)/.ready
 	$(BIN)/gossamer demo
@@ -32,6 +32,12 @@ kernels-bench: $(VENV)/.ready
 
 quality-bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/quality.py
+
+# The C++ test of the engine, at every instruction set, under the address sanitizer (and the undefined one, over everything but the kernels).
+sanitize:
+	cmake -S . -B build/sanitized -DGOSSAMER_SANITIZE=ON
+	cmake --build build/sanitized --target engine_test
+	build/sanitized/engine_test 10000
 
 docs: $(VENV)/.ready
 	$(BIN)/python scripts/command_reference.py

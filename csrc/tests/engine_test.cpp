@@ -183,6 +183,17 @@ void run_all(const Plan& plan, int threads, bool int8) {
     const std::vector<int32_t> alone = write(engine, static_cast<int64_t>(prompts[i].size()), 5);
     for (size_t step = 0; step < 6; ++step) expect(together[step][i] == alone[step], "a batch changes the text");
   }
+  const std::vector<int32_t> start = prompt(70), shared(start.begin(), start.begin() + 64), tail(start.begin() + 64, start.end());
+  const int64_t first = engine.open({}), second = engine.open({});
+  const std::vector<int32_t> one = engine.step({{.sequence = first, .tokens = start}});
+  engine.share(second, first, shared);
+  expect(engine.step({{.sequence = second, .tokens = tail}}) == one, "shared blocks change the text");
+  engine.truncate(first, 40);  // copies a block
+  engine.step({{.sequence = first, .tokens = prompt(30)}});
+  engine.close(first);
+  engine.truncate(second, 64);
+  expect(engine.step({{.sequence = second, .tokens = tail}}) == one, "a shared block was written to");
+  engine.close(second);
   std::vector<float> logits(static_cast<size_t>(60 * kVocabulary));
   const int64_t sequence = engine.open({.repetition_penalty = 1.2f});
   const std::vector<int32_t> tokens = prompt(60);

@@ -6,10 +6,8 @@ from transformers import PretrainedConfig
 
 from gossamer.errors import UnsupportedModelError
 from gossamer.runtime.families import gemma, gpt2, llama, mistral, qwen
-from gossamer.runtime.plan import Attention, Plan
+from gossamer.runtime.plan import Plan
 
-LARGEST_HEAD = 256
-"""Dimensions; as csrc/kernels/table.h has it."""
 FAMILIES: dict[str, Callable[[PretrainedConfig], Plan]] = {
     "gemma3_text": gemma.plan,
     "gpt2": gpt2.plan,
@@ -32,11 +30,4 @@ def plan_of(config: PretrainedConfig) -> Plan:
         raise UnsupportedModelError(
             f"{config.model_type}: the native engine knows {known}. Use --engine torch."
         )
-    plan = make(config)
-    for op in plan.ops:
-        if isinstance(op, Attention) and (op.head_dim % 16 or op.head_dim > LARGEST_HEAD):
-            raise UnsupportedModelError(
-                f"{config.model_type} with heads of {op.head_dim}: the native engine takes multiples of 16 up to "
-                f"{LARGEST_HEAD}. Use --engine torch."
-            )
-    return plan
+    return make(config)

@@ -157,10 +157,19 @@ def rotary_of(config: PretrainedConfig, layer_type: str | None = None) -> Rotary
     return Rotary(tuple(frequencies.tolist()), float(scaling))
 
 
+LARGEST_HEAD = 256
+"""Dimensions; as csrc/kernels/table.h has it."""
+
+
 def head_dim_of(config: PretrainedConfig) -> int:
-    """Return the size of a head."""
-    explicit = getattr(config, "head_dim", None)
-    return int(explicit or config.hidden_size // config.num_attention_heads)
+    """Return the size of a head; UnsupportedModelError unless the engine takes such heads."""
+    size = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    if size < 1 or size % 16 or size > LARGEST_HEAD:
+        raise UnsupportedModelError(
+            f"{config.model_type} with heads of {size}: the native engine takes multiples of 16 up to "
+            f"{LARGEST_HEAD}. Use --engine torch."
+        )
+    return size
 
 
 def activation_of(name: str) -> Activation:

@@ -14,6 +14,7 @@ from gossamer.runtime.plan import (
     Op,
     Plan,
     activation_of,
+    head_dim_of,
 )
 
 
@@ -21,7 +22,7 @@ def plan(config: PretrainedConfig) -> Plan:
     if config.add_cross_attention:
         raise UnsupportedModelError("gpt2 with cross attention: the native engine has none.")
     hidden, heads = config.hidden_size, config.num_attention_heads
-    size = hidden // heads
+    size = head_dim_of(config)
 
     def norm(name: str) -> Norm:
         epsilon = config.layer_norm_epsilon
