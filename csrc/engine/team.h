@@ -38,6 +38,9 @@ class Team {
 
   void start(Body body, const void* context);
   void work(int member);
+  // Returns once value is no longer `old`.
+  void wait_while(const std::atomic<uint32_t>& value, uint32_t old);
+  void wake(std::atomic<uint32_t>& value);
 
   const int process_;  // the workers do not exist in a forked child
   int size_ = 1;
@@ -47,6 +50,7 @@ class Team {
   alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false};
   std::vector<std::thread> workers_;
 };
