@@ -26,7 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gossamer.errors import RecipeError
-from gossamer.methods import admm, gptq, magnitude, refit, rtn, sparsegpt, threshold, wanda
+from gossamer.methods import admm, gptq, magnitude, refit, rtn, sparsegpt, swaps, threshold, wanda
 from gossamer.training.reconstruct import Reconstruct, reconstruct
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -49,6 +49,7 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude.Magnitude, magnitude.apply),
     "wanda": Method(wanda.Wanda, wanda.apply),
     "sparsegpt": Method(sparsegpt.SparseGPT, sparsegpt.apply),
+    "swaps": Method(swaps.Swaps, swaps.apply),
     "admm": Method(admm.ADMM, admm.apply),
     "refit": Method(refit.Refit, refit.apply),
     "reconstruct": Method(Reconstruct, reconstruct, trains=True),
