@@ -63,6 +63,7 @@ class Step {
 
   void embed(int member, const EmbedOp& op);
   void linears(int member, const LinearsOp& op, const Compiled& compiled);
+  void gate(int member, const GateOp& op);
   void add_norm(int member, const AddNormOp& op);
   void rotate_and_append(int member, const AttentionOp& op);
   void attend(const AttentionOp& op);
