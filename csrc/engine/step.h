@@ -40,8 +40,9 @@ class Step {
   void set_profile(bool on) { profile_on_ = on; }
 
  private:
-  // Room for the activations of one linears op, in up to kLayouts forms.
-  static constexpr size_t kLayouts = 4;
+  // Room for the activations of one linears op, in up to kLayouts forms: as many as it may have linears. What is not used
+  // is never touched, and takes no memory.
+  static constexpr size_t kLayouts = 8;
   struct Room {
     Pages pages;
     float* rows = nullptr;  // after the norm

@@ -111,15 +111,19 @@ def low_rank(meta: Meta, tensors: Tensors) -> LowRankMatrix | None:
     """Return the product of a `low_rank` matrix; None without native kernels or one for its residual."""
     if native_module() is None:
         return None
-    parts = {}
-    for name in ("left", "right", "residual"):
-        if meta[name] is not None:
-            part, own = low_rank_part(meta, tensors, name)
-            build = BUILD.get(part["format"])
-            parts[name] = None if build is None else build(part, own)
-            if parts[name] is None:
-                return None
-    return LowRankMatrix(parts.get("residual"), parts["left"], parts["right"])
+    left, right, residual = (_part(meta, tensors, name) for name in ("left", "right", "residual"))
+    if left is None or right is None or (residual is None and meta["residual"] is not None):
+        return None
+    return LowRankMatrix(residual, left, right)
+
+
+def _part(meta: Meta, tensors: Tensors, name: str) -> CpuMatrix | None:
+    """Return the product of a part of a `low_rank` matrix; None where there is no such part, or no kernel for it."""
+    if meta[name] is None:
+        return None
+    part, own = low_rank_part(meta, tensors, name)
+    build = BUILD.get(part["format"])
+    return None if build is None else build(part, own)
 
 
 def dense_matrix(meta: Meta, tensors: Tensors) -> CpuMatrix:
