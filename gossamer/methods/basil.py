@@ -41,7 +41,7 @@ class BASiL(PruneTarget, LowRankTarget):
 
     iterations: int = Field(default=20, ge=1, le=1000)
     """Rounds of the four updates."""
-    refit: int = Field(default=3, ge=0, le=1000)
+    refit: int = Field(default=1, ge=0, le=1000)
     """Turns of the two parts on the final mask."""
     damping: float = Field(default=0.01, ge=0.0, le=1.0)
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
