@@ -238,7 +238,12 @@ def recipes(json_: Json = False) -> None:
 def export(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Compressed folder.")],
     out: Out,
-    format: Annotated[str, typer.Option(help="dense: plain safetensors with zeros.")] = "dense",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="dense: plain safetensors with zeros. peft: the same, low-rank parts as a LoRA adapter inside."
+        ),
+    ] = "dense",
     dtype: Annotated[str, typer.Option(help="float32 (exact), bfloat16 or float16.")] = "float32",
     overwrite: Overwrite = False,
     json_: Json = False,

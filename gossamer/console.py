@@ -130,6 +130,7 @@ def print_compressed(result: dict[str, Any]) -> None:
     ]
     inside = [(share, count) for share, count, block in shares if block is not None]
     total = sum(count for _share, count in inside)
+    ranks = [layer["rank"] for layer in result["layers"] if layer["rank"] is not None]
     sparsity = sum(share * count for share, count in inside) / total if total else 0.0
     _rows(
         f"wrote {result['folder']}",
@@ -137,6 +138,7 @@ def print_compressed(result: dict[str, Any]) -> None:
             ("size", f"{_mb(size['total_bytes'])} ({_mb(parent['bf16_bytes'])} in bf16)"),
             ("sparsity of the blocks", f"{sparsity:.2%}"),
             ("matrices packed", str(len(result["layers"]))),
+            *([("rank of the low-rank parts", f"{min(ranks)} to {max(ranks)}")] if ranks else []),
             ("time", _number(run["seconds"], 1, " s")),
             (
                 "peak memory",

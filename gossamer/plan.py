@@ -16,13 +16,15 @@ from gossamer.errors import RecipeError, UsageError
 from gossamer.formats.bitmask import integer_values
 from gossamer.formats.block import BlockWeight
 from gossamer.formats.choose import BLOCK_SHAPES
+from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import KEEP_CHOICES
 from gossamer.formats.packed import expected_bytes
 from gossamer.formats.stored import dtype_name
 from gossamer.methods.grid import Grid
+from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.pattern import NM, Block
 from gossamer.methods.target import PruneTarget
-from gossamer.recipe import EMBEDDINGS, HEAD, Recipe, Step
+from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step
 
 Steps = tuple[Step, ...]
 WORKING_COPIES = 6
@@ -172,14 +174,25 @@ def _check(source: Source, selection: Selection) -> None:
                     step.settings.size_for(shapes[name][1])
                 except RecipeError as error:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
-        kinds = [isinstance(step.settings, Grid) for step in steps]
+        _check_order(name, steps)
         if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
             raise RecipeError(f"{name}: magnitude with scope global must be the first step.")
-        if True in kinds and kinds.index(True) != len(kinds) - 1:
-            raise RecipeError(
-                f"{name}: it is given the steps {', '.join(step.method for step in steps)}. "
-                f"Only the last one may quantize: prune first, and quantize once."
-            )
+
+
+def _check_order(name: str, steps: Steps) -> None:
+    """Raise RecipeError where a step would undo another, or could not be applied after it."""
+    given = f"{name}: it is given the steps {', '.join(step.method for step in steps)}."
+    methods = [METHODS[step.method] for step in steps]
+    corrects = [method.corrects for method in methods]
+    if True in corrects[:-1]:
+        raise RecipeError(f"{given} eora gives back what all others have taken: it comes last, and once.")
+    quantizes = [method.quantizes for method in methods if not method.corrects]
+    if True in quantizes[:-1]:
+        raise RecipeError(
+            f"{given} Only the last one may quantize (but for eora): prune first, and quantize once."
+        )
+    if any(method.replaces for method in methods) and sum(not method.trains for method in methods) > 1:
+        raise RecipeError(f"{given} svd leaves no weight for another step: give it alone, or use basil.")
 
 
 def stored_dtypes(source: Source) -> dict[str, torch.dtype]:
@@ -202,6 +215,18 @@ def predicted_bytes(shape: tuple[int, int], steps: Steps, dtype: torch.dtype = t
 
 def _possible_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """Declarations as formats/choose.py would make them; every mask is taken to hold what was asked for."""
+    ranks = [s.settings.rank_for(*shape) for s in steps if isinstance(s.settings, LowRankTarget)]
+    if not ranks:
+        yield from _residual_forms(shape, steps, dtype)
+    elif any(METHODS[step.method].replaces for step in steps):
+        yield LowRankWeight.declare_factors(shape, ranks[-1], None)
+    else:
+        for residual in _residual_forms(shape, steps, dtype):
+            yield LowRankWeight.declare_factors(shape, ranks[-1], residual)
+
+
+def _residual_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """The same without a low-rank part."""
     rows, columns = shape
     targets = [step.settings for step in steps if isinstance(step.settings, PruneTarget)]
     grid = next((step.settings for step in steps if isinstance(step.settings, Grid)), None)

@@ -39,6 +39,7 @@ from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.writer import FolderWriter, disk_errors
 from gossamer.errors import CalibrationError, GossamerError, RunError
 from gossamer.formats.choose import pack
+from gossamer.formats.low_rank import residual_mask
 from gossamer.methods.magnitude import GlobalThreshold
 from gossamer.plan import Steps, select, stored_dtypes
 from gossamer.recipe import METHODS, Recipe, Step
@@ -269,12 +270,13 @@ class Run:
             raise type(error)(f"{work.name}: {error}") from error
         work.statistic = statistic
         work.seconds += time.monotonic() - started
-        work.put(self.model.get_submodule(work.name), work.layer.weight_OI)
+        work.put(self.model.get_submodule(work.name), work.layer.whole_OI)
 
     def _pack(self, work: Work, block: int | None) -> None:
         """Hand the packed form of one matrix to the writer, and put the values that it has in its place."""
         started, name, layer = time.monotonic(), work.name, work.layer
-        packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, self.stored_dtypes[f"{name}.weight"])
+        dtype = self.stored_dtypes[f"{name}.weight"]
+        packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, dtype, layer.factors)
         weight_OI = packed.unpack()
         work.put(self.model.get_submodule(name), weight_OI)
         self.packed[name] = packed.meta()
@@ -286,8 +288,9 @@ class Run:
                 block=block,
                 kind=name.rpartition(".")[2],
                 shape=packed.shape,
-                sparsity=1.0 - int(packed.mask().sum()) / weight_OI.numel(),
+                sparsity=1.0 - int(residual_mask(packed).sum()) / weight_OI.numel(),
                 bits=layer.quantized.bits if layer.quantized is not None else None,
+                rank=layer.factors.rank if layer.factors is not None else None,
                 format=packed.format,
                 bytes=packed.num_bytes,
                 dense_bytes=2 * weight_OI.numel(),

@@ -189,6 +189,7 @@ def test_recipes_lists_the_shipped_ones(run: Callable[..., Run]) -> None:
         "int8",
         "int4",
         "int4-best",
+        "sparse50-lowrank",
     }
     assert all(name in run("recipes").out for name in told)
 

@@ -45,6 +45,13 @@ struct LinearsOp {
   bool head = false;  // runs for the rows whose logits are wanted, and writes there
 };
 
+// target = activation(first) * second, or activation(first) alone: the `gate` of LinearsOp, of products that took several
+// ops to make. target may be first.
+struct GateOp {
+  Gate gate = Gate::silu;
+  int first = 0, second = -1, target = 0;  // second: -1 if there is none
+};
+
 // target += norm(input).
 struct AddNormOp {
   int input = 0, target = 0;
@@ -68,7 +75,7 @@ struct AttentionOp {
   RowNorm query_norm, key_norm;
 };
 
-using Op = std::variant<EmbedOp, LinearsOp, AddNormOp, AttentionOp>;
+using Op = std::variant<EmbedOp, LinearsOp, GateOp, AddNormOp, AttentionOp>;
 
 struct Rotary {
   std::vector<float> inverse_frequency;  // [rotated dimensions / 2]
@@ -89,6 +96,7 @@ struct Plan {
   int add_rotary(Rotary rotary);
   void add(EmbedOp op);
   void add(LinearsOp op);
+  void add(GateOp op);
   void add(AddNormOp op);
   void add(AttentionOp op);
   int64_t weight_bytes() const;  // read for one token: all linears, and one row of each table

@@ -24,7 +24,7 @@ from gossamer.calibration.statistics import Moments
 from gossamer.methods.linear_algebra import damped_factor
 
 RIDGE_TOKENS = 32_768
-"""The damping over the number of tokens. On 16,384 tokens 0.03 leaves 25 % more error on unseen text than 1 (docs/log.md)."""
+"""Damping times tokens. On 16,384 tokens 0.03 leaves 25 % more error on unseen text than 1 (docs/log.md)."""
 
 
 def aimed(dense_OI: Tensor, weight_OI: Tensor, moments: Moments, notes: list[str]) -> Tensor:
