@@ -21,6 +21,9 @@ from gossamer.recipe import Recipe
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+Calibration = tuple[Tensor, dict[str, Any]]
+"""ids_NL, and the record of where they come from."""
+SELF_WRITTEN = "written by the model itself"
 
 
 def with_calibration(recipe: Recipe, samples: int | None, length: int | None, seed: int | None) -> Recipe:
@@ -36,7 +39,7 @@ def with_calibration(recipe: Recipe, samples: int | None, length: int | None, se
 
 def calibration_samples(
     source: Source, recipe: Recipe, text: str | None, progress: Progress, notes: list[str]
-) -> tuple[Tensor, dict[str, Any]]:
+) -> Calibration:
     """Return ids_NL to calibrate on, and the record of where they come from."""
     settings = recipe.calibration
     tokenizer = source.tokenizer()
@@ -46,7 +49,7 @@ def calibration_samples(
     if text is None:
         if not source.model.can_generate() or source.model.config.is_encoder_decoder:
             raise UsageError("this model cannot write its own calibration text. Give some with --text.")
-        name = "written by the model itself"
+        name = SELF_WRITTEN
         notes.append("calibrated on text that the model wrote itself; real text is better: use --text")
         ids_NL = self_samples(
             source.load_dense(torch.float32), tokenizer, settings.samples, settings.length, settings.seed,

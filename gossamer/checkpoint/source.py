@@ -120,7 +120,11 @@ class Source:
         return self.reader.load_dense(dtype)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the contents of the weight files, in the order of their names."""
+        """Return the SHA-256 (hex) of the contents of the weight files, in the order of their names. Read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for file in sorted(self.reader.weight_files):
             with file.open("rb") as content:
