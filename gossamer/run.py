@@ -75,6 +75,8 @@ class Run:
         self.done = 0
         """Blocks that are finished."""
         self.started, self.seconds_before, self.resumed = time.monotonic(), 0.0, 0
+        self.seconds_keeping = (0.0, 0.0)
+        """How long keeping the state has taken: in all, and the last time."""
 
     def calibrate(self, text: str | None, length_given: bool, kept: Calibration | None = None) -> None:
         """Get the batches that the model will see; where nothing is to be observed, one short random one.

@@ -4,6 +4,7 @@ Besides what has been written, the next block needs what the last one returned, 
 rest is the record of what was done, and is small. The embeddings are taken back from their packed form.
 """
 
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,17 @@ RECORD = ("packed", "tied", "notes", "trained", "block_reports", "calibration")
 """Attributes of a run that JSON holds as they are."""
 
 
+SHARE_OF_TIME = 0.03
+FREE_SECONDS = 10.0
+"""Keeping states may take so long in all, and beyond that its share of a run's time: else blocks are passed over."""
+
+
 def save(run: "Run", folder: WorkFolder) -> None:
-    """Keep the state of a run between two blocks."""
+    """Keep the state of a run between two blocks, unless that has come to take too long."""
+    began = time.monotonic()
+    spent, last = run.seconds_keeping
+    if spent + last > max(FREE_SECONDS, SHARE_OF_TIME * run.seconds()):
+        return
     state = {name: getattr(run, name) for name in RECORD} | {
         "done": run.done,
         "total": len(run.parts.blocks),
@@ -43,6 +53,8 @@ def save(run: "Run", folder: WorkFolder) -> None:
     }
     folder.save(state, values)
     run.writer.remove_unused()
+    last = time.monotonic() - began
+    run.seconds_keeping = (spent + last, last)
 
 
 def kept_calibration(folder: WorkFolder) -> Calibration | None:
