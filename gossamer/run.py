@@ -156,8 +156,12 @@ class Run:
             if linear in self.selected.linears
         }
         self.work = {linear: self._work(linear) for linear in steps}
+        num_reports, order = len(self.reports), list(steps)
         for phase in phases(steps):
             self._apply_phase(name, self.done, phase, wanted)
+        self.reports[num_reports:] = sorted(
+            self.reports[num_reports:], key=lambda each: order.index(each.name)
+        )
         self._round_as_written(name, self.written)
         returned = self.runner.run(name)
         self._report_block(name, returned, wanted)
@@ -196,25 +200,32 @@ class Run:
         self.writer.add_json("config.json", config)
         self.writer.finish()
         self.progress("loading the result as a check", 0, 1)
-        difference = reload_difference(self.writer.folder, type(self.model), self.batches[0], self.measured)
+        self._let_go()
+        model_class, blocks = type(self.model), self.parts.blocks
+        difference = reload_difference(
+            self.writer.folder, model_class, blocks, self.batches[0], self.measured
+        )
         self.progress("loading the result as a check", 1, 1)
         return manifest_of(self, difference)
 
-    def _dense_runner(self) -> BlockRunner:
-        """A second model that stays dense; it shares what lies outside the blocks, but for the token embedding."""
-        model = self.source.reader.load()
-        model.config.use_cache = False
+    def _let_go(self) -> None:
+        """Give back the memory of what is no longer needed: what the blocks returned, and what lies around them."""
+        self.dense = self.dense_seen = None
+        self.runner = BlockRunner(self.model, self.batches[:1])
         for name in self.outside:
-            module = self.model.get_submodule(name)
-            shared = () if name == self.parts.token_embedding else (*module.parameters(), *module.buffers())
-            model.set_submodule(name, deepcopy(module, {id(tensor): tensor for tensor in shared}))
+            self.source.release(name)
+
+    def _dense_runner(self) -> BlockRunner:
+        """A second model that stays dense; it shares all tensors, and ours are replaced, never changed."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        model = deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         return BlockRunner(model, self.batches)
 
     def _dense_returns(self, block: str) -> list[Any] | None:
         """Put the block into the dense model and return what it returns there; None if nobody will ask."""
         if self.dense is None:
             return None
-        self.dense.model.set_submodule(block, self.source.materialise(block))
+        self.dense.model.set_submodule(block, deepcopy(self.model.get_submodule(block)))
         returned, self.dense_seen = run_dense(self.dense, block, self.parts.linears(block))
         return returned
 
@@ -231,6 +242,8 @@ class Run:
             statistics = self._observe(block, {name: phase.linears[name] for name in stage})
             for name in stage:
                 self._apply(self.work[name], phase.linears[name], statistics.get(name))
+                if name in phase.last and not phase.trained:
+                    self._pack(self.work.pop(name), number)
         for settings, names in phase.trained.items():
             masks = {name: self.work[name].mask_for(self.model.get_submodule(name)) for name in names}
             assert wanted is not None
@@ -239,7 +252,7 @@ class Run:
             self.trained.setdefault(block, []).append(asdict(gain))
             for name in names:
                 self.work[name].take(self.model.get_submodule(name))
-        for name in phase.last:
+        for name in phase.last if phase.trained else ():
             self._pack(self.work.pop(name), number)
 
     def _stages(self, block: str, linears: Mapping[str, Steps]) -> list[list[str]]:

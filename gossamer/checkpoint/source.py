@@ -20,6 +20,7 @@ from gossamer.checkpoint.architecture import Architecture, describe
 from gossamer.checkpoint.folder import CONVERT, PICKLED
 from gossamer.checkpoint.gguf import GGUFModelReader
 from gossamer.checkpoint.huggingface import FolderReader
+from gossamer.checkpoint.mapped import give_back_pages
 from gossamer.errors import CheckpointError
 
 
@@ -108,6 +109,7 @@ class Source:
             config = getattr(module, "config", None)
             if isinstance(config, PretrainedConfig):
                 memo[id(config)] = config
+        give_back_pages(original.parameters())
         return copy.deepcopy(original, memo).float()
 
     def release(self, name: str) -> None:
