@@ -105,11 +105,11 @@ class Source:
             if id(parameter) not in memo:
                 value = self.reader.parameter(tied.get(full, full), parameter)
                 memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                give_back_pages([parameter])
         for module in original.modules():
             config = getattr(module, "config", None)
             if isinstance(config, PretrainedConfig):
                 memo[id(config)] = config
-        give_back_pages(original.parameters())
         return copy.deepcopy(original, memo).float()
 
     def release(self, name: str) -> None:
