@@ -107,7 +107,8 @@ def compress(
             raise
         typer.echo(f"gossamer: interrupted{kept}", err=True)
         sys.exit(INTERRUPTED)
-    _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
+    if result.manifest:  # the first of several processes
+        _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
 
 
 @app.command()

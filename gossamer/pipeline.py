@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 import gossamer
+from gossamer.calibration.ranks import Ranks
 from gossamer.calibration_text import Progress, with_calibration
 from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.work_folder import WorkFolder
-from gossamer.checkpoint.writer import FolderWriter, check_target
+from gossamer.checkpoint.writer import FolderWriter, Nowhere, check_target
+from gossamer.errors import UsageError
 from gossamer.evaluation.memory import PeakMemory
 from gossamer.plan import Plan, make_plan
 from gossamer.recipe import Recipe, load_recipe
@@ -59,6 +61,9 @@ def compress(
         resume: go on from where a run to the same `out` was stopped (kill, interrupt, power cut), if there was one.
         progress: called as the work goes on.
 
+    Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
+    manifest.
+
     Raises:
         GossamerError: bad model, recipe, text or target; nothing has been written then.
     """
@@ -67,34 +72,59 @@ def compress(
     recipe = with_calibration(load_recipe(recipe), samples, length, seed)
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
-    with (
-        PeakMemory() as memory,
-        WorkFolder(out, resume) as work,
-        FolderWriter(out, overwrite, work.path) as writer,
-    ):
-        run = Run(source, recipe, layers, writer, progress)
-        work.begin(_identity(source, recipe, layers, text))
-        run.calibrate(text, length is not None, kept_calibration(work))
-        if work.progress is None:
-            run.embedding()
-        else:
-            restore(run, work)
-        work.go()
-        run.blocks(lambda: save(run, work))
-        run.head()
-        run.rest()
-        manifest = run.finish()
-        manifest["run"] = {
-            "seconds": run.seconds(),
-            "resumed": run.resumed,
-            "peak_memory_bytes": memory.peak_anonymous_bytes,
-            "peak_resident_bytes": memory.peak_resident_bytes,
-            "threads": torch.get_num_threads(),
-            "cpu": platform.processor() or platform.machine(),
-        }
-        writer.add_json(MANIFEST_NAME, manifest)
-        writer.commit()
-    return Compressed(out, manifest)
+    with Ranks() as ranks:
+        if ranks.size > 1:
+            check_together(recipe, resume)
+        if ranks.rank > 0:
+            helper = Run(source, recipe, layers, Nowhere(), progress, ranks)
+            helper.calibrate(text, length is not None)
+            helper.embedding()
+            helper.blocks(lambda: None)
+            helper.head()
+            return Compressed(out, {})
+        with (
+            PeakMemory() as memory,
+            WorkFolder(out, resume) as work,
+            FolderWriter(out, overwrite, work.path) as writer,
+        ):
+            run = Run(source, recipe, layers, writer, progress, ranks)
+            work.begin(_identity(source, recipe, layers, text))
+            run.calibrate(text, length is not None, kept_calibration(work))
+            if work.progress is None:
+                run.embedding()
+            else:
+                restore(run, work)
+            work.go()
+            run.blocks(lambda: save(run, work) if ranks.size == 1 else None)
+            run.head()
+            run.rest()
+            manifest = run.finish()
+            manifest["run"] = {
+                "seconds": run.seconds(),
+                "resumed": run.resumed,
+                "peak_memory_bytes": memory.peak_anonymous_bytes,
+                "peak_resident_bytes": memory.peak_resident_bytes,
+                "processes": ranks.size,
+                "threads": torch.get_num_threads(),
+                "cpu": platform.processor() or platform.machine(),
+            }
+            writer.add_json(MANIFEST_NAME, manifest)
+            writer.commit()
+        return Compressed(out, manifest)
+
+
+def check_together(recipe: Recipe, resume: bool) -> None:
+    """Raise UsageError for what only one process can do."""
+    if resume:
+        raise UsageError(
+            "--resume: a run of several processes keeps no state. Start it with one, or without --resume."
+        )
+    training = [step.method for step in recipe.steps if step.trains]
+    if training:
+        raise UsageError(
+            f"{training[0]} trains each block on all of the text, which several processes cannot do together. Start it "
+            "without torchrun, or leave the step out."
+        )
 
 
 def _identity(source: Source, recipe: Recipe, layers: str | None, text: str | None) -> dict[str, Any]:

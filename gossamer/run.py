@@ -19,12 +19,13 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.observe import BlockRunner, observed
 from gossamer.calibration.pairs import Seen, observe_pairs, run_dense, stages
+from gossamer.calibration.ranks import Ranks
 from gossamer.calibration.statistics import Gram, Moments, Statistic, to_collect
 from gossamer.calibration_text import SELF_WRITTEN, Calibration, Progress, calibration_samples, fitting_length
 from gossamer.checkpoint.quantizer import quantization_config
@@ -42,19 +43,25 @@ from gossamer.training.reconstruct import reconstruct, token_errors
 from gossamer.work import LayerReport, Phase, Work, phases
 
 
-def output_error(returned: list[Any], wanted: list[Any]) -> float:
-    """Mean over tokens of |block(x) - wanted|^2 / |wanted|^2."""
-    errors = [token_errors(*pair).flatten() for pair in zip(returned, wanted, strict=True)]
-    return float(torch.cat(errors).mean())
+def output_errors(returned: list[Any], wanted: list[Any]) -> Tensor:
+    """|block(x) - wanted|^2 / |wanted|^2 of every token."""
+    return torch.cat([token_errors(*pair).flatten() for pair in zip(returned, wanted, strict=True)])
 
 
 class Run:
     """One run of `compress`: what it reads, and what it has written so far."""
 
     def __init__(
-        self, source: Source, recipe: Recipe, layers: str | None, writer: FolderWriter, progress: Progress
+        self,
+        source: Source,
+        recipe: Recipe,
+        layers: str | None,
+        writer: FolderWriter,
+        progress: Progress,
+        ranks: Ranks,
     ) -> None:
         self.selected = select(source, recipe, layers)
+        self.ranks = ranks
         self.source, self.recipe, self.writer, self.progress = source, recipe, writer, progress
         self.parts = source.architecture
         self.config = source.config.to_dict()
@@ -102,7 +109,7 @@ class Run:
             self.model.set_submodule(name, self.source.materialise(name))
             self._round_as_written(name, self._will_be_packed())
         self.tie()
-        self.batches = model_batches(self.model, self.ids_NL, self.notes)
+        self.batches = self.ranks.share(model_batches(self.model, self.ids_NL, self.notes))
         self.runner = BlockRunner(self.model, self.batches)
         self.aims = self.recipe.calibration.aim and any(step.needs is Gram for step in steps)
         if self.aims or any(step.trains for step in steps):
@@ -181,7 +188,7 @@ class Run:
                 for _ in self.runner.outputs() if wanted else ():
                     pass
             work = self._work(name)
-            self._apply(work, self.selected.head, statistics.get(name))
+            self._apply(work, self.selected.head, self.ranks.together(statistics).get(name))
             self._pack(work, None)
         self.measured = first_tensor(next(self.runner.outputs())).float()
 
@@ -259,7 +266,7 @@ class Run:
         """The linears to be compressed together; one after the other where each is to see the earlier ones."""
         if not self.aims or not self._wanted(linears):
             return [list(linears)]
-        return stages(self.runner, block, list(linears))
+        return self.ranks.agreed(stages(self.runner, block, list(linears)))
 
     def _wanted(self, linears: Mapping[str, Steps]) -> dict[str, tuple[nn.Module, type]]:
         """The module and the one statistic that serves all its steps, for those that need any."""
@@ -281,6 +288,7 @@ class Run:
         else:
             with observed(wanted) as statistics:
                 self.runner.run(block)
+        statistics = self.ranks.together(statistics)
         for linear in wanted:
             if linear not in statistics:
                 raise CalibrationError(
@@ -307,7 +315,7 @@ class Run:
         """Hand the packed form of one matrix to the writer, and put the values that it has in its place."""
         started, name, layer = time.monotonic(), work.name, work.layer
         packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, self.stored_dtypes[f"{name}.weight"])
-        weight_OI = packed.unpack()
+        weight_OI = self.ranks.same(packed.unpack())
         work.put(self.model.get_submodule(name), weight_OI)
         self.packed[name] = packed.meta()
         self.writer.add({f"{name}.{key}": tensor for key, tensor in packed.tensors().items()})
@@ -333,7 +341,7 @@ class Run:
         """Note how far the block's outputs are from the dense model's, and what training it gave back."""
         report: dict[str, Any] = {"name": block}
         if wanted is not None:
-            report["output_error"] = output_error(returned, wanted)
+            report["output_error"] = self.ranks.mean(output_errors(returned, wanted))
         if block in self.trained:
             report["reconstruction"] = self.trained[block]
         self.block_reports.append(report)

@@ -238,6 +238,16 @@ class FolderWriter:
         write_json(self.folder / INDEX, index)
 
 
+class Nowhere(FolderWriter):
+    """The writer of a process that only helps to calibrate: nothing is written."""
+
+    def __init__(self) -> None:
+        return
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        return
+
+
 def _link(part: Path, name: Path) -> None:
     """A second name for the same bytes; a copy where the file system has no links."""
     try:
