@@ -78,11 +78,11 @@ def test_two_processes_find_the_masks_of_one(
     torch.testing.assert_close(one[first].unpack(), two[first].unpack(), atol=1e-4, rtol=1e-4)
     for mine, yours in zip(own, other, strict=True):
         assert mine["name"] == yours["name"]
-        assert mine["relative_error"] == pytest.approx(yours["relative_error"], rel=0.02, abs=1e-6)
+        assert mine["relative_error"] == pytest.approx(yours["relative_error"], rel=0.05, abs=1e-6)
     for own, other in zip(alone.manifest["blocks"], manifest["blocks"], strict=True):
         assert own.keys() == other.keys()
         if "output_error" in own:
-            assert own["output_error"] == pytest.approx(other["output_error"], rel=0.02)
+            assert own["output_error"] == pytest.approx(other["output_error"], rel=0.05)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "both", "dense", "recipe.yaml"]
 
 
