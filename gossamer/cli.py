@@ -80,6 +80,9 @@ def compress(
     layers: Annotated[str | None, typer.Option(metavar="GLOB", help="Touch only these layers.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run to the same --out was stopped, if one was.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
@@ -93,12 +96,19 @@ def compress(
             plan(model, recipe, samples=samples, length=length, layers=layers).to_dict(), json_, print_plan
         )
         return
-    with progress_bars() as progress:
-        result = run(
-            model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
-            overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-    _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
+    try:
+        with progress_bars() as progress:
+            result = run(
+                model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
+                overwrite=overwrite, resume=resume, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        if not (kept := _notes(interrupt)):
+            raise
+        typer.echo(f"gossamer: interrupted{kept}", err=True)
+        sys.exit(INTERRUPTED)
+    if result.manifest:  # the first of several processes
+        _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
 
 
 @app.command()
@@ -307,14 +317,20 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         _fail(
-            f"unexpected {type(error).__name__}: {error} (a defect; run with --debug and report it)",
+            f"unexpected {type(error).__name__}: {error} (a defect; run with --debug and report it)"
+            + _notes(error),
             debug,
             error,
         )
 
 
 def _message(error: Exception) -> str:
-    return error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    return error.format_message() if isinstance(error, typer.TyperException) else f"{error}{_notes(error)}"
+
+
+def _notes(error: BaseException) -> str:
+    """What was added to an error on its way: that a stopped run can go on, and how."""
+    return "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
 
 
 def _fail(message: str, debug: bool, error: BaseException) -> None:

@@ -105,6 +105,7 @@ def print_plan(plan: dict[str, Any]) -> None:
             ("size in bf16", _mb(plan["parent_bf16_bytes"])),
             ("predicted size of the weights", _mb(plan["predicted_bytes"])),
             ("memory needed, about", _mb(plan["memory_bytes"])),
+            ("disk needed while it runs, about", _mb(plan["disk_bytes"])),
         ],
     )
     table = _table("steps", "layer", "steps")

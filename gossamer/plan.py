@@ -12,6 +12,7 @@ import torch
 
 from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
+from gossamer.checkpoint.writer import SHARD_BYTES
 from gossamer.errors import RecipeError, UsageError
 from gossamer.formats.bitmask import integer_values
 from gossamer.formats.block import BlockWeight
@@ -52,6 +53,8 @@ class Plan:
     parent_bf16_bytes: int
     predicted_bytes: int
     memory_bytes: int
+    disk_bytes: int
+    """Beside the target while it runs: the result, a shard that is joined, and the state after a block, twice."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -62,6 +65,7 @@ class Plan:
             "parent_bf16_bytes": self.parent_bf16_bytes,
             "predicted_bytes": self.predicted_bytes,
             "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
         }
 
 
@@ -87,6 +91,10 @@ def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan
         parent_bf16_bytes=2 * source.num_parameters,
         predicted_bytes=packed + untouched,
         memory_bytes=_memory_bytes(source, recipe, shapes),
+        disk_bytes=packed
+        + untouched
+        + min(packed + untouched, SHARD_BYTES)
+        + 2 * _state_bytes(source, recipe),
     )
 
 
@@ -257,6 +265,14 @@ def _residual_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) ->
             if pattern.rows % height == 0 == pattern.cols % width:
                 count = -(-num_kept // (height * width))
                 yield BlockWeight.declare(shape, (height, width), count, dtype)
+
+
+def _state_bytes(source: Source, recipe: Recipe) -> int:
+    """What the last block returned, in float32, in the compressed model and in the dense one."""
+    if not any(step.needs_text for step in recipe.steps):
+        return 0
+    tokens = recipe.calibration.samples * recipe.calibration.length
+    return 2 * 4 * tokens * int(source.config.get_text_config().hidden_size)
 
 
 def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, int]]) -> int:

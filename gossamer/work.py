@@ -65,7 +65,8 @@ class Work:
         layer = self._with_whole(target_OI)
         self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
 
-    def put(self, module: nn.Module, weight_OI: Tensor) -> None:
+    @staticmethod
+    def put(module: nn.Module, weight_OI: Tensor) -> None:
         """Give the module these weights."""
         weight = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
         module.weight = nn.Parameter(weight, requires_grad=False)

@@ -146,6 +146,24 @@ def test_an_interrupt_ends_with_130(run: Callable[..., Run], monkeypatch: pytest
     assert result.err == "gossamer: interrupted; nothing was written\n"
 
 
+def test_an_interrupted_compression_tells_how_to_go_on(
+    run: Callable[..., Run], parent, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_self: Any) -> None:
+        raise KeyboardInterrupt
+
+    command = ("compress", parent("llama"), "--recipe", recipe, "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("gossamer.run.Run.head", interrupt)
+        stopped = run(*command)
+    assert (stopped.code, stopped.out) == (130, "")
+    assert "gossamer: interrupted\n2 of 2 blocks of a stopped run are kept in" in stopped.err
+    refused = run(*command)
+    assert (refused.code, refused.out) == (2, "")
+    assert "Give the same command with --resume" in refused.err
+    assert run(*command, "--resume", "--json").json["run"]["resumed"] == 1
+
+
 def test_a_defect_of_ours_is_called_one(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_args: Any) -> None:
         raise ZeroDivisionError("oops")

@@ -505,11 +505,11 @@ def test_a_tensor_that_was_damaged_on_its_way_to_the_disk_is_caught(
     victim: str, parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaging(tensors: dict[str, Tensor], path: Path, metadata: Any = None) -> None:
-        name = next(name for name in tensors if name.endswith(victim))
         damaged = copy.copy(tensors)
-        damaged[name] = tensors[name].clone()
-        first = damaged[name].view(torch.uint8).view(-1)
-        first[1] ^= 0x01  # a single bit
+        for name in [name for name in tensors if name.endswith(victim)][:1]:
+            damaged[name] = tensors[name].clone()
+            first = damaged[name].view(torch.uint8).view(-1)
+            first[1] ^= 0x01  # a single bit
         save_file(damaged, path, metadata=metadata)
 
     monkeypatch.setattr(writer, "save_file", damaging)

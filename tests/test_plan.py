@@ -195,3 +195,4 @@ def test_a_plan_tells_in_json_what_would_be_done(parent) -> None:
     ]
     assert told["parent_bf16_bytes"] == 2 * open_model(parent("llama")).num_parameters
     assert told["memory_bytes"] > told["predicted_bytes"]
+    assert told["disk_bytes"] == 2 * told["predicted_bytes"]

@@ -31,7 +31,8 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
         name: list(inspect.signature(getattr(gossamer, name)).parameters) for name in gossamer.__all__
     }
     assert arguments["compress"] == [
-        "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "progress",
+        "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume",
+        "progress",
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
@@ -53,7 +54,7 @@ def test_every_error_is_one_of_ours_and_drawn_in_the_tree() -> None:
     classes = {name: each for name, each in vars(errors).items() if inspect.isclass(each)}
     assert set(classes) == {
         "GossamerError", "UsageError", "RecipeError", "CheckpointError", "UnsupportedModelError", "FormatError",
-        "DataError", "CalibrationError", "RunError",
+        "DataError", "CalibrationError", "RunError", "DiskError",
     }  # fmt: skip
     assert errors.__doc__ is not None
     for name, each in classes.items():
