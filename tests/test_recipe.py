@@ -94,6 +94,12 @@ def test_the_shipped_recipes_load_and_say_what_they_do() -> None:
         "int8",
         "int4",
         "int4-best",
+        "int3-best",
+        "sparse50-fast",
+        "sparse50-best",
+        "sparse50-int4-best",
+        "nm8of16-int4-best",
+        "sparse70-best",
         "sparse50-lowrank",
     }
     for name, recipe in shipped.items():
