@@ -35,8 +35,8 @@ from gossamer.methods.allocation import outlier_share
 from gossamer.recipe import Calibration, Recipe
 from gossamer.runtime.choose import choose_engine
 
-WINDOW, MOST_WINDOWS = 256, 4
-"""Tokens in a window, and windows, that sensitivities are measured on."""
+WINDOW, MOST_WINDOWS, METHOD_WINDOWS = 256, 4, 24
+"""Tokens in a window; windows that sensitivities are measured on, and that methods are tried on besides."""
 SWEEP_SHARE, EVOLUTION_SHARE = 0.3, 0.1
 """Of the time that is given."""
 SCALES = (0.85, 1.2, 0.7, 1.45)
@@ -122,9 +122,9 @@ class Hunt:
             time_kernels(self.costs, state, self.progress)
             self._require_reachable_latency()
         ids_NL = self._windows()
-        self.standin = StandIn(self.source, ids_NL)
+        self.standin = StandIn(self.source, ids_NL[:MOST_WINDOWS])
         sweep = self._sweep()
-        discounts(self.standin, (*DENSE, *SPARSE, *OUTSIDE), state, self.progress)
+        discounts(self.standin, (*DENSE, *SPARSE, *OUTSIDE), ids_NL, state, self.progress)
         sweep_outside(self.standin, self.costs.outside, state, self.progress)
         until = time.monotonic() + SWEEP_SHARE * 1.5 * self.seconds
         sweep_blocks(self.standin, sweep, state, self.progress, lambda: until - time.monotonic())
@@ -134,13 +134,12 @@ class Hunt:
         )
 
     def _windows(self) -> torch.Tensor:
-        """ids_NL of the windows that sensitivities are measured on, from the part that calibrates."""
+        """ids_NL from the part that calibrates: the first for sensitivities, more to try the methods on."""
         tokenizer = self.source.tokenizer()
         stream = tokenize(read_documents(self.texts[0]), tokenizer, "calibration")
         length = min(WINDOW, self.calibration.length, len(stream))
-        count = min(MOST_WINDOWS, len(stream) // length)
-        chosen = self.state.section("speed").get("windows", count)
-        return sample(stream, count, length, self.calibration.seed)[:chosen]
+        count = min(MOST_WINDOWS + METHOD_WINDOWS, len(stream) // length)
+        return sample(stream, count, length, self.calibration.seed)
 
     def _sweep(self) -> Sweep:
         """How thoroughly to measure, from the time of one forward pass; decided once."""

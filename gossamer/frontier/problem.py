@@ -80,11 +80,11 @@ class Problem:
         return self.preferred(found)
 
     def by_owl(self, share_B: Sequence[float], blocks: Mapping[str, int]) -> Assignment | None:
-        """Return sparsities by OWL with 4 bits, the lowest mean that the budget of bytes or time allows.
+        """Return sparsities by OWL with 4 bits, the lowest mean that a budget of bytes allows.
 
         `blocks` says in which block a linear is. Embedding and head get what they get in the best sparse assignment.
         """
-        base = None if self.budget.key == "perplexity" else self.best("sparse")
+        base = self.best("sparse") if self.budget.key == "size" else None
         for percent in OWL_PERCENTS if base is not None else ():
             sparsity_B = owl(share_B, percent / 100)
             found = dict(base or {})

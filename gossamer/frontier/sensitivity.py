@@ -18,6 +18,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from gossamer.calibration.statistics import Gram
 from gossamer.calibration_text import Progress
 from gossamer.frontier.levels import ANCHORS, GROUP, OUTSIDE, Level, fitting, is_sparse, level, options_for
 from gossamer.frontier.standin import StandIn, cheap_weight, scaled
@@ -28,6 +31,8 @@ from gossamer.recipe import METHODS
 
 SMALLEST_ERROR = 1e-9
 SAMPLE_ROWS = 4096
+JUDGING = 4
+"""Windows by which the methods are judged; the others they are fitted to."""
 PARTIAL = 0.6
 """Cost of a forward pass from a middle block on, output head included, as a share of a whole one."""
 Clock = Callable[[], float]
@@ -52,17 +57,27 @@ def plan_sweep(num_parts: int, forward_seconds: float, seconds: float) -> Sweep:
     return Sweep(ANCHORS[:1], max(1, math.ceil(once / max(seconds, 1e-9))))
 
 
-def discounts(standin: StandIn, names: Iterable[str], state: State, progress: Progress) -> None:
+def discounts(
+    standin: StandIn, names: Iterable[str], ids_NL: Tensor, state: State, progress: Progress
+) -> None:
     """Measure what the methods themselves lose, over what their cheap forms lose, and the time they take.
 
-    On the first and the last linear of the middle block, and a sample of rows of the matrices outside. Writes the
-    sections `discounts` (level -> ratio) and `solve_seconds` (level -> seconds for a weight).
+    On the first and the last linear of the middle block, and a sample of rows of the matrices outside. The methods are
+    fitted to the later windows and judged by the first `JUDGING` ones: on what they were fitted to, thousands of inputs
+    and few tokens would let them look perfect. Writes the sections `discounts` (level -> ratio) and `solve_seconds`
+    (level -> seconds for a weight).
     """
     blocks = standin.parts.blocks
-    linears = standin.parts.linears(blocks[len(blocks) // 2])
+    block = blocks[len(blocks) // 2]
+    linears = standin.parts.linears(block)
     samples = tuple(dict.fromkeys((linears[0], linears[-1])))
     wanted = [name for name in names if name not in state.section("discounts")]
-    grams = standin.grams(samples) if any(name not in OUTSIDE for name in wanted) else {}
+    fitted: dict[str, Gram] = {}
+    judged: dict[str, Gram] = {}
+    if any(name not in OUTSIDE for name in wanted):
+        progress("trying the methods", 0, len(wanted))
+        fitted = standin.grams(block, samples, ids_NL[JUDGING:] if len(ids_NL) > JUDGING else ids_NL)
+        judged = standin.grams(block, samples, ids_NL[:JUDGING])
     for number, name in enumerate(wanted):
         progress("trying the methods", number, len(wanted))
         ratios, seconds, weights = [], 0.0, 0
@@ -71,7 +86,7 @@ def discounts(standin: StandIn, names: Iterable[str], state: State, progress: Pr
                 continue
             started = time.perf_counter()
             chosen = level(fitting(name, standin.weight(sample).shape[1]))
-            ratios.append(_discount(standin, sample, chosen, grams.get(sample)))
+            ratios.append(_discount(standin, sample, chosen, fitted.get(sample), judged.get(sample)))
             seconds += time.perf_counter() - started
             weights += min(standin.weight(sample).numel(), SAMPLE_ROWS * standin.weight(sample).shape[1])
         if ratios:
@@ -81,18 +96,18 @@ def discounts(standin: StandIn, names: Iterable[str], state: State, progress: Pr
         progress("trying the methods", len(wanted), len(wanted))
 
 
-def _discount(standin: StandIn, name: str, chosen: Level, gram: object) -> float:
+def _discount(standin: StandIn, name: str, chosen: Level, fitted: Gram | None, judged: Gram | None) -> float:
     """Error of the method over the error of its cheap form on one matrix, at most 1."""
     dense_OI = standin.weight(name)[:SAMPLE_ROWS].contiguous()
     layer = LayerWeight(dense_OI)
     for step in chosen.steps:
-        statistic = gram if step.needs is not None else None
+        statistic = fitted if step.needs is not None else None
         layer = METHODS[step.method].apply(layer, statistic, step.settings, [])
     cheap_OI = cheap_weight(dense_OI, chosen, standin.norm_I.get(name))
-    if gram is None:
+    if judged is None:
         real, cheap = (float((each - dense_OI).square().sum()) for each in (layer.weight_OI, cheap_OI))
     else:
-        value_II = gram.value()  # type: ignore[attr-defined]
+        value_II = judged.value()
         real, cheap = (
             relative_output_error(dense_OI, each, value_II) for each in (layer.weight_OI, cheap_OI)
         )

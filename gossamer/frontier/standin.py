@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.observe import BlockRunner, observed
@@ -79,11 +79,11 @@ class StandIn:
             for name, data in before.items():
                 self.module(name).weight.data = data
 
-    def grams(self, names: tuple[str, ...]) -> dict[str, Tensor]:
-        """Return the Gram statistics of the inputs of a few linears."""
+    def grams(self, block: str, names: tuple[str, ...], ids_NL: Tensor) -> dict[str, Gram]:
+        """Return the Gram statistics of the inputs of a few linears of a block on other windows."""
+        runner = BlockRunner(self.model, [{"input_ids": ids_L[None]} for ids_L in ids_NL])
         with observed({name: (self.module(name), Gram) for name in names}) as statistics:
-            for _ in self.runner.outputs():
-                pass
+            runner.run(block)
         return dict(statistics)  # type: ignore[arg-type]
 
     def cheap(self, name: str, level: Level) -> Tensor:
