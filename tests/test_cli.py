@@ -18,7 +18,18 @@ from gossamer.errors import RunError
 from gossamer.evaluation import evaluate, speed
 from tests.conftest import Case
 
-COMMANDS = ("inspect", "compress", "evaluate", "bench", "generate", "report", "recipes", "export", "demo")
+COMMANDS = (
+    "inspect",
+    "compress",
+    "evaluate",
+    "bench",
+    "generate",
+    "search",
+    "report",
+    "recipes",
+    "export",
+    "demo",
+)
 HALF = "steps: [{layers: '*', method: magnitude, sparsity: 0.5}]"
 
 
