@@ -310,7 +310,7 @@ def test_a_folder_that_cannot_be_written_to_does_not_fail_the_measurement(
     assert (folder / "gossamer.json").read_bytes() == before
 
 
-SEARCH = ("--minutes", 0.5, "--samples", 4, "--length", 32, "--windows", 1)
+SEARCH = ("--minutes", 10, "--samples", 4, "--length", 32, "--windows", 1)
 
 
 def test_search_prints_a_table_or_json_and_goes_on_where_it_was_interrupted(

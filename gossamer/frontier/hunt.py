@@ -129,6 +129,8 @@ class Hunt:
         until = time.monotonic() + SWEEP_SHARE * 1.5 * self.seconds
         sweep_blocks(self.standin, sweep, state, self.progress, lambda: until - time.monotonic())
         self.losses = Losses(self.standin, state)
+        options = {name: self.costs.options(name, sparse=True) for name in self.costs.shapes}
+        self.losses.prepare(options, self.progress)
         self.problem = Problem(
             self.costs, self.budget, self.losses.of, self._cost_of(), self._fixed_cost(), self._factors()
         )

@@ -15,7 +15,7 @@ Cost: a forward pass through the blocks behind the part for each measurement.
 import math
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -181,6 +181,15 @@ class Losses:
             for number, block in enumerate(standin.parts.blocks)
             for linear in standin.parts.linears(block)
         }
+
+    def prepare(self, options: Mapping[str, Iterable[str]], progress: Progress) -> None:
+        """Compute the loss of every matrix at every level that it can have; about a second for a block."""
+        for number, (name, own) in enumerate(options.items()):
+            progress("errors of the levels", number, len(options))
+            for option in own:
+                self.of(name, option)
+        self.state.save()
+        progress("errors of the levels", len(options), len(options))
 
     def of(self, name: str, option: str) -> float:
         """Return the loss in nats."""

@@ -16,7 +16,7 @@ from gossamer.errors import CalibrationError, DataError, UsageError
 from gossamer.frontier import hunt
 from gossamer.recipe import load_recipe
 
-QUICK: dict[str, Any] = {"samples": 4, "length": 32, "windows": 2, "minutes": 0.5}
+QUICK: dict[str, Any] = {"samples": 4, "length": 32, "windows": 2, "minutes": 10}
 BUDGET = "size=85KB"
 
 
