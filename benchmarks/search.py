@@ -62,6 +62,7 @@ HAND: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     for outside in outsides
 }
 """What people write: one level everywhere, or rules of thumb, with embeddings that make the sizes meet the budgets."""
+SHARED = "search"
 assert len(HAND) == 20
 
 
@@ -97,16 +98,19 @@ def say(text: str) -> None:
 
 
 def searched(size: float, model: Path, text: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """The result of one search; a finished one is read from its folder."""
-    out = given.work / f"size-{size:g}"
-    if (out / "search.json").is_file():
-        done: dict[str, Any] = json.loads((out / "search.json").read_text())
+    """The result of one search; a finished one is read. All go on in one folder and share what was measured."""
+    kept = given.work / f"size-{size:g}.json"
+    if kept.is_file():
+        done: dict[str, Any] = json.loads(kept.read_text())
         return done
-    return search(
-        model, budget=f"size={size:g}MB", text=text, out=out, minutes=given.minutes, samples=given.samples,
+    shared = given.work / SHARED
+    result = search(
+        model, budget=f"size={size:g}MB", text=text, out=shared, minutes=given.minutes, samples=given.samples,
         length=given.length, windows=given.windows,
         progress=lambda what, done, total: say(f"{size:g} MB: {what} {done}/{total}"),
     )  # fmt: skip
+    write_json(kept, result)
+    return result
 
 
 def hand_recipe(name: str, given: argparse.Namespace) -> Recipe:
@@ -120,11 +124,11 @@ def hand_recipe(name: str, given: argparse.Namespace) -> Recipe:
 
 
 def measured(name: str, model: Path, given: argparse.Namespace) -> dict[str, Any]:
-    """Size and perplexity of a hand-made recipe, by the texts of the first search."""
+    """Size and perplexity of a hand-made recipe, by the texts of the searches."""
     store = given.work / "hand.json"
     known: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
     if name not in known:
-        texts = given.work / f"size-{given.sizes[0]:g}"
+        texts = given.work / SHARED
         folder = given.work / "hand"
         made = compress(
             model, hand_recipe(name, given), out=folder, text=str(texts / "calibration.jsonl"), overwrite=True,

@@ -69,7 +69,10 @@ class Costs:
         """Milliseconds of a matrix in a decode step; an embedding that is no head takes none."""
         if name == self.embedding and not self.tied:
             return 0.0
-        value: float = state.section("milliseconds")[_key(self.shapes[name], option)]
+        key = _key(self.shapes[name], option)
+        if key not in state.section("milliseconds"):
+            state.put("milliseconds", key, kernel_ms(self.shapes[name], option))
+        value: float = state.section("milliseconds")[key]
         return value
 
 

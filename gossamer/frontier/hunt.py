@@ -7,9 +7,11 @@ import hashlib
 import json
 import math
 import os
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,6 @@ class Hunt:
         arguments = {
             "model": self.source.path.name,
             "weights": self.source.fingerprint(),
-            "budget": self.budget.text,
             "text": Path(text).name,
             "calibration": self.calibration.model_dump(),
             "windows": self.windows,
@@ -131,9 +132,8 @@ class Hunt:
         self.losses = Losses(self.standin, state)
         options = {name: self.costs.options(name, sparse=True) for name in self.costs.shapes}
         self.losses.prepare(options, self.progress)
-        self.problem = Problem(
-            self.costs, self.budget, self.losses.of, self._cost_of(), self._fixed_cost(), self._factors()
-        )
+        self.problem = Problem(self.costs, self.budget, self.losses.of, self._cost_of())
+        self._learn()
 
     def _windows(self) -> torch.Tensor:
         """ids_NL from the part that calibrates: the first for sensitivities, more to try the methods on."""
@@ -167,21 +167,18 @@ class Hunt:
             return lambda name, option: self.costs.milliseconds(name, option, self.state)
         return self.costs.bytes
 
-    def _fixed_cost(self) -> float:
-        """Bytes or milliseconds besides the matrices: learned from what was verified."""
-        measured = self.measured()
-        if self.budget.key == "latency":
-            known = [each["latency_ms"] - each["predicted_products_ms"] for each in measured]
-            return sorted(known)[len(known) // 2] if known else 0.0
-        known = [each["size_bytes"] - each["predicted_matrix_bytes"] for each in measured]
-        return max(known) if known else float(self.costs.fixed_bytes)
-
-    def _factors(self) -> tuple[float, float]:
-        known = self.measured()
-        dense = self.dense()["perplexity"]
-        return fitted_factors(
-            (tuple(each["predicted_split"]), math.log(each["perplexity"] / dense)) for each in known
+    def _learn(self) -> None:
+        """Take from what was verified how far predictions are off, and what there is besides the matrices."""
+        verified, problem = self.measured(), self.problem
+        problem.factors = fitted_factors(
+            (problem.split_loss(each["assignment"]), math.log(self.ratio(each))) for each in verified
         )
+        figure = "latency_ms" if self.budget.key == "latency" else "size_bytes"
+        rest = [each[figure] - problem.matrix_cost(each["assignment"]) for each in verified]
+        if self.budget.key == "latency":
+            problem.fixed_cost = statistics.median(rest) if rest else 0.0
+        else:
+            problem.fixed_cost = max(rest) if rest else float(self.costs.fixed_bytes)
 
     def _verified(self) -> dict[str, Any]:
         return self.state.section("verified")
@@ -243,26 +240,30 @@ class Hunt:
     def _next_wish(self) -> Wish | None:
         """The next thing to verify that is not like anything verified; None if nothing is left."""
         for name, family, make in self._wishes():
-            assignment = make()
-            if assignment is not None and not self._known(assignment):
-                return Wish(name, family, assignment)
+            tries = [each for each in self._verified().values() if each["name"] == name]
+            if self._is_open(family, tries):
+                assignment = make()
+                if assignment is not None and not self._known(assignment, bool(tries)):
+                    return Wish(name, family, assignment)
         return None
+
+    def _is_open(self, family: str, tries: list[dict[str, Any]]) -> bool:
+        """True for what was not tried; the best at the budget may be tried again, others if they missed the budget."""
+        if family == "mixed":
+            return len(tries) < AT_BUDGET
+        missed = [each for each in tries if "perplexity" in each and not self.allowed(each)]
+        return not tries or (family != "front" and len(tries) == len(missed) < 2)
 
     def _wishes(self) -> list[tuple[str, str, Callable[[], Assignment | None]]]:
         problem = self.problem
-        tried = sum(each["family"] == "mixed" and each["at_budget"] for each in self._verified().values())
         wishes: list[tuple[str, str, Callable[[], Assignment | None]]] = []
-        if tried < AT_BUDGET:
-            wishes.append((f"best at {self.budget.text}", "mixed", self._best))
-        wishes += [
-            (f"{family} at {self.budget.text}", family, lambda family=family: problem.best(family))  # type: ignore[misc]
-            for family in ("dense", "sparse")
-        ]
+        wishes.append((f"best at {self.budget.text}", "mixed", self._best))
+        for family in ("dense", "sparse"):
+            wishes.append((f"{family} at {self.budget.text}", family, partial(problem.best, family)))
         wishes.append((f"uniform at {self.budget.text}", "uniform", problem.uniform))
-        wishes += [
-            (f"front at {scale:g} x", "front", lambda scale=scale: problem.best("mixed", scale))  # type: ignore[misc]
-            for scale in SCALES
-        ]
+        for scale in SCALES:
+            name = f"front at {scale:g} x {self.budget.text}"
+            wishes.append((name, "front", partial(problem.best, "mixed", scale)))
         wishes.append((f"owl at {self.budget.text}", "owl", self._owl))
         return wishes
 
@@ -312,13 +313,15 @@ class Hunt:
         blocks = {name: number for number, block in enumerate(parts.blocks) for name in parts.linears(block)}
         return self.problem.by_owl(self.state.section("outliers")["owl"], blocks)
 
-    def _known(self, assignment: Assignment) -> bool:
-        """True if something like it was verified."""
+    def _known(self, assignment: Assignment, again: bool) -> bool:
+        """True if it was verified, or something like it; when trying again, only if that was within the budget."""
         cost, loss = self.problem.cost(assignment), self.problem.total_loss(assignment)
         for each in self._verified().values():
             other = each["assignment"]
             if other == assignment:
                 return True
+            if again and not ("perplexity" in each and self.allowed(each)):
+                continue
             near = abs(self.problem.cost(other) / cost - 1) < SAME_COST
             if near and abs(self.problem.total_loss(other) / max(loss, 1e-9) - 1) < SAME_LOSS:
                 return True
@@ -331,14 +334,9 @@ class Hunt:
         record: dict[str, Any] = {
             "name": wish.name,
             "family": wish.family,
-            "at_budget": wish.family != "front",
             "assignment": wish.assignment,
-            "predicted_split": self.problem.split_loss(wish.assignment),
-            "predicted_matrix_bytes": sum(self.costs.bytes(*pair) for pair in wish.assignment.items()),
             "predicted": self.predicted(wish.assignment),
         }
-        if self.budget.key == "latency":
-            record["predicted_products_ms"] = self.problem.cost(wish.assignment) - self.problem.fixed_cost
         recipe = self.recipe(wish.name, wish.assignment)
         started, base = time.monotonic(), self._base_seconds(wish.assignment)
 
@@ -363,8 +361,7 @@ class Hunt:
         self.state.put("verified", _digest(wish.assignment), record)
         self.state.save()
         if "size_bytes" in record:
-            self.problem.factors = self._factors()
-            self.problem.fixed_cost = self._fixed_cost()
+            self._learn()
             if keep and self.chosen() is record:
                 discard(self.out / KEPT)
                 folder.rename(self.out / KEPT)

@@ -34,7 +34,7 @@ class Problem:
     """(matrix, level) -> predicted loss, uncorrected."""
     cost_of: Callable[[str, str], float]
     """(matrix, level) -> bytes or milliseconds."""
-    fixed_cost: float
+    fixed_cost: float = 0.0
     """Bytes or milliseconds that no level changes."""
     factors: tuple[float, float] = (1.0, 1.0)
     """Of dense and of sparse levels."""
@@ -114,7 +114,11 @@ class Problem:
 
     def cost(self, assignment: Assignment) -> float:
         """Bytes or milliseconds of the whole model."""
-        return self.fixed_cost + sum(self.cost_of(*pair) for pair in assignment.items())
+        return self.fixed_cost + self.matrix_cost(assignment)
+
+    def matrix_cost(self, assignment: Assignment) -> float:
+        """Bytes or milliseconds of the matrices alone."""
+        return sum(self.cost_of(*pair) for pair in assignment.items())
 
     def total_loss(self, assignment: Assignment) -> float:
         """The predicted logarithm of the perplexity ratio."""
