@@ -19,11 +19,11 @@ Assignment = dict[str, str]
 """Matrix -> name of its level."""
 
 DENSE = (
-    "int8-row", "int6-g64", "int5-g64", "rtn4-g32-asym", "int4-g32-asym", "int4-g64-asym", "int4-g64", "int3-g32-asym", "int3-g64-asym",
-    "int3-g64",
+    "int8-row", "int6-g64", "int5-g64", "rtn4-g32-asym", "int4-g32-asym", "int4-g64-asym", "int4-g64",
+    "int3-g32-asym", "int3-g64-asym", "int3-g64",
 )  # fmt: skip
-"""`rtn4-g32-asym` is for matrices that a Q4_1 file holds: rounded to nearest they stay what they are, whereas GPTQ first
-aims at the dense outputs and leaves the grid. For others it loses more than `int4-g32-asym`, and is never chosen."""
+"""`rtn4-g32-asym` is for matrices that a Q4_1 file holds: rounded to nearest they stay what they are, whereas GPTQ
+first aims at the dense outputs and leaves the grid. For others it loses more than `int4-g32-asym`: never chosen."""
 SPARSE = ("sparse50-int4-g64", "sparse60-int4-g64", "sparse70-int4-g64", "nm4of16-int4-g64")
 """Unstructured masks and 8:16 take the same bytes and time at 50 %, so that only the better one is here."""
 OUTSIDE = (
