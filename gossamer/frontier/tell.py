@@ -102,14 +102,16 @@ def _verdict(hunt: Hunt, verified: Sequence[dict[str, Any]], chosen: dict[str, A
     others = [each for each in verified if each["within_budget"] and each["sparse"] != chosen["sparse"]]
     aim = "size_bytes" if hunt.budget.key == "perplexity" else "perplexity"
     rival = min(others, key=lambda each: each["verified"][aim], default=None)
-    winner, loser = ("a recipe with sparse levels", "dense quantization")
+    num_sparse = sum(count for name, count in chosen["levels"].items() if is_sparse(name))
+    winner = f"a recipe with {num_sparse} of {sum(chosen['levels'].values())} matrices sparse"
+    loser = "dense levels only"
     if not chosen["sparse"]:
-        winner, loser = loser, winner
+        winner, loser = "dense quantization", "sparse levels"
     if rival is None:
-        return f"{winner.capitalize()} wins with {told}; {loser} within the budget was not verified."
+        return f"{winner.capitalize()} wins with {told}; none with {loser} was verified within the budget."
     beside = rival["verified"]
     return (
-        f"{winner.capitalize()} wins with {told}; the best of {loser}: {beside['size_bytes'] / 1e6:.1f} MB, "
+        f"{winner.capitalize()} wins with {told}; the best with {loser}: {beside['size_bytes'] / 1e6:.1f} MB, "
         f"perplexity {beside['perplexity']:.2f} ({beside['perplexity_ratio'] - 1:+.1%})."
     )
 
