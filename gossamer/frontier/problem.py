@@ -21,6 +21,8 @@ from gossamer.methods.allocation import Choice, Option, cheapest, climbs, owl, t
 FAMILIES = ("mixed", "dense", "sparse")
 PRIOR = 0.1
 """Weight of the belief that a factor is 1, against a relative error of 1 in one verified model."""
+RESERVE = 0.001
+"""Share of a budget that is left free: bitmasks are padded by amounts that depend on where the zeros are."""
 OWL_PERCENTS = tuple(range(30, 76))
 
 
@@ -70,7 +72,7 @@ class Problem:
     def _solve(self, parts: Mapping[str, list[Option]], scale: float) -> Choice | None:
         if self.budget.key == "perplexity":
             return within_loss(parts, self.budget.largest_loss * scale)
-        return within_cost(parts, self.budget.limit * scale - self.fixed_cost)
+        return within_cost(parts, self.budget.limit * scale * (1.0 - RESERVE) - self.fixed_cost)
 
     def uniform(self) -> Assignment | None:
         """Return the best assignment with one level for all linears of the blocks."""
