@@ -3,7 +3,9 @@
 Predicted losses are those of the cheap stand-ins, added up. What the methods really lose is learned from the models
 that were verified: one factor for all dense levels and one for all sparse ones, by least squares on
 
-    log(perplexity ratio) = dense factor * dense losses + sparse factor * sparse losses
+    log(perplexity ratio) = losses outside + dense factor * dense losses + sparse factor * sparse losses
+
+Embedding and head were measured with the very method that is used, so that their losses are believed.
 """
 
 import math
@@ -47,7 +49,10 @@ class Problem:
         key = (name, option)
         if key not in self._loss:
             self._loss[key] = self.loss_of(name, option)
-        return self._loss[key] * self.factors[is_sparse(option)]
+        return self._loss[key] * self._factor(name, option)
+
+    def _factor(self, name: str, option: str) -> float:
+        return 1.0 if name in self.costs.outside else self.factors[is_sparse(option)]
 
     def parts(self, family: str) -> tuple[dict[str, list[Option]], dict[str, list[str]]]:
         """Return the options of each matrix and their names."""
@@ -126,13 +131,13 @@ class Problem:
         """The predicted logarithm of the perplexity ratio."""
         return sum(self.loss(*pair) for pair in assignment.items())
 
-    def split_loss(self, assignment: Assignment) -> tuple[float, float]:
-        """The uncorrected losses of dense and of sparse levels."""
-        sums = [0.0, 0.0]
+    def split_loss(self, assignment: Assignment) -> tuple[float, float, float]:
+        """The uncorrected losses of dense levels, of sparse levels, and outside the blocks."""
+        sums = [0.0, 0.0, 0.0]
         for name, option in assignment.items():
-            factor = self.factors[is_sparse(option)]
-            sums[is_sparse(option)] += self.loss(name, option) / factor if factor else 0.0
-        return sums[0], sums[1]
+            place = 2 if name in self.costs.outside else int(is_sparse(option))
+            sums[place] += self.loss(name, option) / self._factor(name, option)
+        return sums[0], sums[1], sums[2]
 
     def nearest(self) -> Assignment:
         """Return what comes nearest to a budget that cannot be reached: the cheapest, or the best."""
@@ -156,17 +161,18 @@ class Problem:
         return [self.assign(choice, names) for choice in found if choice is not None]
 
 
-def fitted_factors(verified: Iterable[tuple[tuple[float, float], float]]) -> tuple[float, float]:
+def fitted_factors(verified: Iterable[tuple[tuple[float, float, float], float]]) -> tuple[float, float]:
     """Return the factors of dense and sparse losses.
 
     Args:
-        verified: ((dense loss, sparse loss) as predicted, log of the measured perplexity ratio) of each model.
+        verified: (losses as `split_loss` gives them, log of the measured perplexity ratio) of each model.
     """
     rows, wanted = [[PRIOR, 0.0], [0.0, PRIOR]], [PRIOR, PRIOR]
-    for (dense, sparse), measured in verified:
-        size = max(measured, 1e-3)
+    for (dense, sparse, outside), measured in verified:
+        rest = max(measured - outside, 0.0)
+        size = max(rest, 1e-3)
         rows.append([dense / size, sparse / size])
-        wanted.append(max(measured, 0.0) / size)
+        wanted.append(rest / size)
     found, _ = nnls(np.array(rows), np.array(wanted))
     return max(float(found[0]), 1e-3), max(float(found[1]), 1e-3)
 
