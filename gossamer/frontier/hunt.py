@@ -322,6 +322,8 @@ class Hunt:
                 return True
             if again and not ("perplexity" in each and self.allowed(each)):
                 continue
+            if any(map(is_sparse, other.values())) != any(map(is_sparse, assignment.values())):
+                continue  # dense and sparse are to be compared however close they are
             near = abs(self.problem.cost(other) / cost - 1) < SAME_COST
             if near and abs(self.problem.total_loss(other) / max(loss, 1e-9) - 1) < SAME_LOSS:
                 return True
