@@ -218,6 +218,43 @@ def generate(
 
 
 @app.command()
+def search(
+    model: Model,
+    budget: Annotated[
+        str, typer.Option(help="size=60MB (the folder), latency=5ms (a decoded token) or perplexity=+5%.")
+    ],
+    text: Annotated[str, typer.Option(help="Text: three quarters calibrate, the rest judges.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for recipes, figures and state; goes on if there.")
+    ],
+    minutes: Annotated[float, typer.Option(help="Begin nothing that would not be finished by then.")] = 30.0,
+    samples: Annotated[int | None, typer.Option(help="Windows of text to calibrate on.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in a window.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which windows are drawn.")] = None,
+    windows: Annotated[int, typer.Option(help="Held-out windows that perplexity is measured on.")] = 8,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the chosen model too.")] = False,
+    json_: Json = False,
+) -> None:
+    """Search for the best recipe within a budget: predict, verify, write recipes and a plot."""
+    _let_waiting_threads_sleep()
+    from gossamer.console import print_search, progress_bars
+    from gossamer.frontier.search import search as run
+
+    try:
+        with progress_bars() as progress:
+            result = run(
+                model, budget=budget, text=text, out=out, minutes=minutes, samples=samples, length=length,
+                seed=seed, windows=windows, keep=keep, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(f"gossamer: interrupted; the same command goes on from {out}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _print(result, json_, print_search)
+    if result["reached"] is False:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Compressed folders.")],
     out: Out = Path("report.html"),

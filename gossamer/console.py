@@ -231,3 +231,31 @@ def print_demo(result: dict[str, Any]) -> None:
     for line in result["notes"]:
         console.print(line)
     console.print(f"report: {result['report']}")
+
+
+def print_search(result: dict[str, Any]) -> None:
+    table = _table(
+        f"{result['model']}: {result['budget']}",
+        "verified", "size", "ms per token", "perplexity", "of dense", "predicted", "recipe",
+    )  # fmt: skip
+    for point in result["points"]:
+        figures = point["verified"]
+        if figures is None:
+            continue
+        table.add_row(
+            point["name"],
+            _mb(figures["size_bytes"]),
+            _number(figures["latency_ms"]),
+            _number(figures["perplexity"]),
+            _number(figures["perplexity_ratio"], 3, "x"),
+            _number(point["predicted"]["perplexity_ratio"], 3, "x"),
+            point["recipe"],
+        )
+    console = _out()
+    console.print(table)
+    levels = ", ".join(f"{count} {name}" for name, count in result["chosen"]["levels"].items())
+    for line in (f"chosen: {levels}", result["verdict"], *result["notes"]):
+        console.print(line, soft_wrap=True)
+    for what, path in result["files"].items():
+        if path is not None:
+            console.print(f"{what}: {path}", soft_wrap=True)

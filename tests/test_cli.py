@@ -19,7 +19,18 @@ from gossamer.evaluation import evaluate, speed
 from gossamer.recipe import shipped_recipes
 from tests.conftest import Case
 
-COMMANDS = ("inspect", "compress", "evaluate", "bench", "generate", "report", "recipes", "export", "demo")
+COMMANDS = (
+    "inspect",
+    "compress",
+    "evaluate",
+    "bench",
+    "generate",
+    "search",
+    "report",
+    "recipes",
+    "export",
+    "demo",
+)
 HALF = "steps: [{layers: '*', method: magnitude, sparsity: 0.5}]"
 
 
@@ -308,6 +319,49 @@ def test_a_folder_that_cannot_be_written_to_does_not_fail_the_measurement(
     assert result.code == 0
     assert result.json["perplexity"] > 1
     assert (folder / "gossamer.json").read_bytes() == before
+
+
+SEARCH = ("--minutes", 10, "--samples", 4, "--length", 32, "--windows", 1)
+
+
+def test_search_prints_a_table_or_json_and_goes_on_where_it_was_interrupted(
+    run: Callable[..., Run], parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.frontier import hunt
+
+    out = tmp_path / "found"
+    arguments = ("search", parent("llama"), "--budget", "size=90KB", "--text", text, "-o", out, *SEARCH)
+
+    def interrupt(*_args: Any, **_settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hunt, "verify", interrupt)
+        stopped = run(*arguments)
+    assert (stopped.code, stopped.out) == (130, "")
+    assert f"the same command goes on from {out}" in stopped.err
+    told = run(*arguments, "--json")
+    assert told.code == 0
+    assert told.json == json.loads((out / "search.json").read_text())
+    assert "sensitivity of embedding" not in told.err
+    shown = run(*arguments)
+    assert "wins with" in shown.out
+    assert str(out / "chosen.yaml") in shown.out
+
+
+def test_search_ends_with_1_if_the_budget_was_missed_and_2_if_it_cannot_be(
+    run: Callable[..., Run], parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.frontier import hunt
+
+    arguments = ("search", parent("llama"), "--text", text, *SEARCH)
+    refused(run(*arguments, "--budget", "size=9KB", "-o", tmp_path / "a"), "out of reach", "nearest")
+    refused(run(*arguments, "--budget", "siz=9MB", "-o", tmp_path / "a"), "unknown key", "size=60MB")
+    monkeypatch.setattr(hunt.Hunt, "ratio", lambda *_: 1.5)
+    missed = run(*arguments, "--budget", "perplexity=+1%", "-o", tmp_path / "b", "--json")
+    assert missed.code == 1
+    assert missed.json["reached"] is False
+    assert "was not reached. The nearest" in missed.json["verdict"]
 
 
 def test_generate_streams_text_or_prints_json(run: Callable[..., Run], compressed) -> None:

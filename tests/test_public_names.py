@@ -11,7 +11,15 @@ from gossamer import errors
 
 
 def test_the_public_verbs_are_these() -> None:
-    assert sorted(gossamer.__all__) == ["benchmark", "compress", "evaluate", "export", "inspect", "load"]
+    assert sorted(gossamer.__all__) == [
+        "benchmark",
+        "compress",
+        "evaluate",
+        "export",
+        "inspect",
+        "load",
+        "search",
+    ]
     assert set(gossamer.__all__) <= set(dir(gossamer))
     assert gossamer.__version__ == "0.1.0"
 
@@ -42,6 +50,9 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     assert arguments["benchmark"] == [
         "model", "against", "threads", "prompt", "prompt_tokens", "tokens", "repeats", "activations", "engine",
         "peer", "progress",
+    ]  # fmt: skip
+    assert arguments["search"] == [
+        "model", "budget", "text", "out", "minutes", "samples", "length", "seed", "windows", "keep", "progress",
     ]  # fmt: skip
 
 

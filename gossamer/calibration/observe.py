@@ -67,6 +67,10 @@ class BlockRunner:
         for earlier in stack[: stack.index(name) + 1]:
             self._finished[earlier] = returned
 
+    def forget(self) -> None:
+        """From now on every block runs again."""
+        self._finished.clear()
+
     def outputs(self) -> Iterator[Any]:
         """What the model gives for each batch once all blocks are finished; only the parts around them run."""
         for number, batch in enumerate(self.batches):
