@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: demo test check bench kernels-bench quality-bench docs sanitize clean
+.PHONY: demo test check bench kernels-bench quality-bench frontier docs sanitize clean
 
 demo: $(VENV)/.ready
 	$(BIN)/gossamer demo
@@ -22,10 +22,15 @@ check: $(VENV)/.ready-dev
 	$(BIN)/lint-imports
 
 GGML_FLAGS ?= AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16
+LLAMA_CPP = CMAKE_ARGS="-DGGML_NATIVE=OFF $(foreach flag,$(GGML_FLAGS),-DGGML_$(flag)=ON)" $(PIP) ".[bench]"
 # llama-cpp-python is built from source without AMX flags: with them it can die of an illegal instruction.
 bench: $(VENV)/.ready
-	CMAKE_ARGS="-DGGML_NATIVE=OFF $(foreach flag,$(GGML_FLAGS),-DGGML_$(flag)=ON)" $(PIP) ".[bench]"
+	$(LLAMA_CPP)
 	$(BIN)/python benchmarks/engine.py
+
+frontier: $(VENV)/.ready
+	$(LLAMA_CPP)
+	$(BIN)/python benchmarks/frontier.py
 
 kernels-bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/kernels.py

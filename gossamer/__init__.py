@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from gossamer.checkpoint.summary import inspect
     from gossamer.evaluation.bench import benchmark
     from gossamer.evaluation.evaluate import evaluate
+    from gossamer.frontier.search import search
     from gossamer.pipeline import compress
 
 __version__ = "0.1.0"
@@ -26,9 +27,10 @@ _HOMES = {
     "evaluate": "gossamer.evaluation.evaluate",
     "benchmark": "gossamer.evaluation.bench",
     "export": "gossamer.checkpoint.export",
+    "search": "gossamer.frontier.search",
 }
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load"]
+__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "search"]
 
 autoload.install()
 

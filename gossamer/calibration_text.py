@@ -18,9 +18,13 @@ from gossamer.data.sources import read_documents
 from gossamer.data.tokens import tokenize
 from gossamer.errors import UsageError
 from gossamer.recipe import Recipe
+from gossamer.runtime.memory import available_bytes
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
+Calibration = tuple[Tensor, dict[str, Any]]
+"""ids_NL, and the record of where they come from."""
+SELF_WRITTEN = "written by the model itself"
 
 
 def with_calibration(recipe: Recipe, samples: int | None, length: int | None, seed: int | None) -> Recipe:
@@ -36,7 +40,7 @@ def with_calibration(recipe: Recipe, samples: int | None, length: int | None, se
 
 def calibration_samples(
     source: Source, recipe: Recipe, text: str | None, progress: Progress, notes: list[str]
-) -> tuple[Tensor, dict[str, Any]]:
+) -> Calibration:
     """Return ids_NL to calibrate on, and the record of where they come from."""
     settings = recipe.calibration
     tokenizer = source.tokenizer()
@@ -46,7 +50,8 @@ def calibration_samples(
     if text is None:
         if not source.model.can_generate() or source.model.config.is_encoder_decoder:
             raise UsageError("this model cannot write its own calibration text. Give some with --text.")
-        name = "written by the model itself"
+        _check_memory(source)
+        name = SELF_WRITTEN
         notes.append("calibrated on text that the model wrote itself; real text is better: use --text")
         ids_NL = self_samples(
             source.load_dense(torch.float32), tokenizer, settings.samples, settings.length, settings.seed,
@@ -68,6 +73,16 @@ def calibration_samples(
         "tokens": ids_NL.numel(),
     }
     return ids_NL, record
+
+
+def _check_memory(source: Source) -> None:
+    """To write, a model has to be in memory whole: one that is larger needs a text to be given."""
+    needed, free = 4 * source.num_parameters, available_bytes()
+    if free is not None and needed > free:
+        raise UsageError(
+            f"without --text the model writes its own, for which all of it must be in memory: {needed / 1e9:.1f} GB in "
+            f"float32, of which {free / 1e9:.1f} GB are free. Give a text with --text."
+        )
 
 
 def _frame(ids_NL: Tensor, tokenizer: Any) -> None:

@@ -80,6 +80,9 @@ def compress(
     layers: Annotated[str | None, typer.Option(metavar="GLOB", help="Touch only these layers.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and write nothing.")] = False,
     overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run to the same --out was stopped, if one was.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
@@ -93,12 +96,19 @@ def compress(
             plan(model, recipe, samples=samples, length=length, layers=layers).to_dict(), json_, print_plan
         )
         return
-    with progress_bars() as progress:
-        result = run(
-            model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
-            overwrite=overwrite, progress=progress,
-        )  # fmt: skip
-    _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
+    try:
+        with progress_bars() as progress:
+            result = run(
+                model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
+                overwrite=overwrite, resume=resume, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        if not (kept := _notes(interrupt)):
+            raise
+        typer.echo(f"gossamer: interrupted{kept}", err=True)
+        sys.exit(INTERRUPTED)
+    if result.manifest:  # the first of several processes
+        _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
 
 
 @app.command()
@@ -208,6 +218,43 @@ def generate(
 
 
 @app.command()
+def search(
+    model: Model,
+    budget: Annotated[
+        str, typer.Option(help="size=60MB (the folder), latency=5ms (a decoded token) or perplexity=+5%.")
+    ],
+    text: Annotated[str, typer.Option(help="Text: three quarters calibrate, the rest judges.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for recipes, figures and state; goes on if there.")
+    ],
+    minutes: Annotated[float, typer.Option(help="Begin nothing that would not be finished by then.")] = 30.0,
+    samples: Annotated[int | None, typer.Option(help="Windows of text to calibrate on.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in a window.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which windows are drawn.")] = None,
+    windows: Annotated[int, typer.Option(help="Held-out windows that perplexity is measured on.")] = 8,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the chosen model too.")] = False,
+    json_: Json = False,
+) -> None:
+    """Search for the best recipe within a budget: predict, verify, write recipes and a plot."""
+    _let_waiting_threads_sleep()
+    from gossamer.console import print_search, progress_bars
+    from gossamer.frontier.search import search as run
+
+    try:
+        with progress_bars() as progress:
+            result = run(
+                model, budget=budget, text=text, out=out, minutes=minutes, samples=samples, length=length,
+                seed=seed, windows=windows, keep=keep, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        typer.echo(f"gossamer: interrupted; the same command goes on from {out}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    _print(result, json_, print_search)
+    if result["reached"] is False:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Compressed folders.")],
     out: Out = Path("report.html"),
@@ -238,7 +285,12 @@ def recipes(json_: Json = False) -> None:
 def export(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="Compressed folder.")],
     out: Out,
-    format: Annotated[str, typer.Option(help="dense: plain safetensors with zeros.")] = "dense",
+    format: Annotated[
+        str,
+        typer.Option(
+            help="dense: plain safetensors with zeros. peft: the same, low-rank parts as a LoRA adapter inside."
+        ),
+    ] = "dense",
     dtype: Annotated[str, typer.Option(help="float32 (exact), bfloat16 or float16.")] = "float32",
     overwrite: Overwrite = False,
     json_: Json = False,
@@ -302,14 +354,20 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         _fail(
-            f"unexpected {type(error).__name__}: {error} (a defect; run with --debug and report it)",
+            f"unexpected {type(error).__name__}: {error} (a defect; run with --debug and report it)"
+            + _notes(error),
             debug,
             error,
         )
 
 
 def _message(error: Exception) -> str:
-    return error.format_message() if isinstance(error, typer.TyperException) else str(error)
+    return error.format_message() if isinstance(error, typer.TyperException) else f"{error}{_notes(error)}"
+
+
+def _notes(error: BaseException) -> str:
+    """What was added to an error on its way: that a stopped run can go on, and how."""
+    return "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
 
 
 def _fail(message: str, debug: bool, error: BaseException) -> None:

@@ -105,6 +105,7 @@ def print_plan(plan: dict[str, Any]) -> None:
             ("size in bf16", _mb(plan["parent_bf16_bytes"])),
             ("predicted size of the weights", _mb(plan["predicted_bytes"])),
             ("memory needed, about", _mb(plan["memory_bytes"])),
+            ("disk needed while it runs, about", _mb(plan["disk_bytes"])),
         ],
     )
     table = _table("steps", "layer", "steps")
@@ -130,6 +131,7 @@ def print_compressed(result: dict[str, Any]) -> None:
     ]
     inside = [(share, count) for share, count, block in shares if block is not None]
     total = sum(count for _share, count in inside)
+    ranks = [layer["rank"] for layer in result["layers"] if layer["rank"] is not None]
     sparsity = sum(share * count for share, count in inside) / total if total else 0.0
     _rows(
         f"wrote {result['folder']}",
@@ -137,6 +139,7 @@ def print_compressed(result: dict[str, Any]) -> None:
             ("size", f"{_mb(size['total_bytes'])} ({_mb(parent['bf16_bytes'])} in bf16)"),
             ("sparsity of the blocks", f"{sparsity:.2%}"),
             ("matrices packed", str(len(result["layers"]))),
+            *([("rank of the low-rank parts", f"{min(ranks)} to {max(ranks)}")] if ranks else []),
             ("time", _number(run["seconds"], 1, " s")),
             (
                 "peak memory",
@@ -228,3 +231,31 @@ def print_demo(result: dict[str, Any]) -> None:
     for line in result["notes"]:
         console.print(line)
     console.print(f"report: {result['report']}")
+
+
+def print_search(result: dict[str, Any]) -> None:
+    table = _table(
+        f"{result['model']}: {result['budget']}",
+        "verified", "size", "ms per token", "perplexity", "of dense", "predicted", "recipe",
+    )  # fmt: skip
+    for point in result["points"]:
+        figures = point["verified"]
+        if figures is None:
+            continue
+        table.add_row(
+            point["name"],
+            _mb(figures["size_bytes"]),
+            _number(figures["latency_ms"]),
+            _number(figures["perplexity"]),
+            _number(figures["perplexity_ratio"], 3, "x"),
+            _number(point["predicted"]["perplexity_ratio"], 3, "x"),
+            point["recipe"],
+        )
+    console = _out()
+    console.print(table)
+    levels = ", ".join(f"{count} {name}" for name, count in result["chosen"]["levels"].items())
+    for line in (f"chosen: {levels}", result["verdict"], *result["notes"]):
+        console.print(line, soft_wrap=True)
+    for what, path in result["files"].items():
+        if path is not None:
+            console.print(f"{what}: {path}", soft_wrap=True)

@@ -8,7 +8,8 @@
       FormatError         packed tensors that contradict their declaration
       DataError           text that is missing, empty, too short or undecodable
       CalibrationError    statistics that cannot be used: NaN inputs, no samples
-      RunError            the run itself could not finish: disk full, interrupted
+      RunError            the run itself could not finish
+        DiskError               the disk is full, or fails
 
 Messages say where, what was expected, what was got and what to do. The command line prints them without a
 traceback and exits with 2. `assert` is kept for our own invariants.
@@ -49,3 +50,7 @@ class CalibrationError(GossamerError):
 
 class RunError(GossamerError):
     """The run could not finish."""
+
+
+class DiskError(RunError):
+    """The disk is full, or fails."""

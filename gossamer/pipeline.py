@@ -1,21 +1,25 @@
 """The public verbs of compression: `compress` and `plan`."""
 
 import platform
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import gossamer
+from gossamer.calibration.ranks import Ranks
 from gossamer.calibration_text import Progress, with_calibration
 from gossamer.checkpoint.manifest import MANIFEST_NAME
-from gossamer.checkpoint.source import open_model
-from gossamer.checkpoint.writer import FolderWriter, check_target
+from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.work_folder import WorkFolder
+from gossamer.checkpoint.writer import FolderWriter, Nowhere, check_target
+from gossamer.errors import UsageError
 from gossamer.evaluation.memory import PeakMemory
 from gossamer.plan import Plan, make_plan
 from gossamer.recipe import Recipe, load_recipe
 from gossamer.run import Run
+from gossamer.run_state import kept_calibration, restore, save
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -41,6 +45,7 @@ def compress(
     seed: int | None = None,
     layers: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     progress: Progress = _silent,
 ) -> Compressed:
     """Compress `model` by `recipe` and write the folder `out`.
@@ -53,35 +58,86 @@ def compress(
         samples, length, seed: number of windows, tokens in each, and seed; they override the recipe's.
         layers: glob of the only layers to touch.
         overwrite: replace `out` if it is a model folder.
+        resume: go on from where a run to the same `out` was stopped (kill, interrupt, power cut), if there was one.
         progress: called as the work goes on.
+
+    Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
+    manifest.
 
     Raises:
         GossamerError: bad model, recipe, text or target; nothing has been written then.
     """
-    started = time.monotonic()
     out = Path(out)
     check_target(out, overwrite)
     recipe = with_calibration(load_recipe(recipe), samples, length, seed)
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
-    with PeakMemory() as memory, FolderWriter(out, overwrite) as writer:
-        run = Run(source, recipe, layers, writer, progress)
-        run.calibrate(text, length_given=length is not None)
-        run.embedding()
-        run.blocks()
-        run.head()
-        run.rest()
-        manifest = run.finish()
-        manifest["run"] = {
-            "seconds": time.monotonic() - started,
-            "peak_memory_bytes": memory.peak_anonymous_bytes,
-            "peak_resident_bytes": memory.peak_resident_bytes,
-            "threads": torch.get_num_threads(),
-            "cpu": platform.processor() or platform.machine(),
-        }
-        writer.add_json(MANIFEST_NAME, manifest)
-        writer.commit()
-    return Compressed(out, manifest)
+    with Ranks() as ranks:
+        if ranks.size > 1:
+            check_together(recipe, resume)
+        if ranks.rank > 0:
+            helper = Run(source, recipe, layers, Nowhere(), progress, ranks)
+            helper.calibrate(text, length is not None)
+            helper.embedding()
+            helper.blocks(lambda: None)
+            helper.head()
+            return Compressed(out, {})
+        with (
+            PeakMemory() as memory,
+            WorkFolder(out, resume) as work,
+            FolderWriter(out, overwrite, work.path) as writer,
+        ):
+            run = Run(source, recipe, layers, writer, progress, ranks)
+            work.begin(_identity(source, recipe, layers, text))
+            run.calibrate(text, length is not None, kept_calibration(work))
+            if work.progress is None:
+                run.embedding()
+            else:
+                restore(run, work)
+            work.go()
+            run.blocks(lambda: save(run, work) if ranks.size == 1 else None)
+            run.head()
+            run.rest()
+            manifest = run.finish()
+            manifest["run"] = {
+                "seconds": run.seconds(),
+                "resumed": run.resumed,
+                "peak_memory_bytes": memory.peak_anonymous_bytes,
+                "peak_resident_bytes": memory.peak_resident_bytes,
+                "processes": ranks.size,
+                "threads": torch.get_num_threads(),
+                "cpu": platform.processor() or platform.machine(),
+            }
+            writer.add_json(MANIFEST_NAME, manifest)
+            writer.commit()
+        return Compressed(out, manifest)
+
+
+def check_together(recipe: Recipe, resume: bool) -> None:
+    """Raise UsageError for what only one process can do."""
+    if resume:
+        raise UsageError(
+            "--resume: a run of several processes keeps no state. Start it with one, or without --resume."
+        )
+    training = [step.method for step in recipe.steps if step.trains]
+    if training:
+        raise UsageError(
+            f"{training[0]} trains each block on all of the text, which several processes cannot do together. Start it "
+            "without torchrun, or leave the step out."
+        )
+
+
+def _identity(source: Source, recipe: Recipe, layers: str | None, text: str | None) -> dict[str, Any]:
+    """What has to be the same for a stopped run to go on."""
+    return {
+        "gossamer": gossamer.__version__,
+        "parent's sha256": source.fingerprint(),
+        "steps": [step.to_dict() for step in recipe.steps],
+        "skip": recipe.skip,
+        **recipe.calibration.model_dump(),
+        "layers": layers,
+        "text": None if text is None else Path(text).name,
+    }
 
 
 def plan(

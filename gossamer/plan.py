@@ -12,17 +12,20 @@ import torch
 
 from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
+from gossamer.checkpoint.writer import SHARD_BYTES
 from gossamer.errors import RecipeError, UsageError
 from gossamer.formats.bitmask import integer_values
 from gossamer.formats.block import BlockWeight
 from gossamer.formats.choose import BLOCK_SHAPES
+from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import KEEP_CHOICES
 from gossamer.formats.packed import expected_bytes
 from gossamer.formats.stored import dtype_name
 from gossamer.methods.grid import Grid
+from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.pattern import NM, Block
 from gossamer.methods.target import PruneTarget
-from gossamer.recipe import EMBEDDINGS, HEAD, Recipe, Step
+from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step
 
 Steps = tuple[Step, ...]
 WORKING_COPIES = 6
@@ -50,6 +53,8 @@ class Plan:
     parent_bf16_bytes: int
     predicted_bytes: int
     memory_bytes: int
+    disk_bytes: int
+    """Beside the target while it runs: the result, a shard that is joined, and the state after a block, twice."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -60,6 +65,7 @@ class Plan:
             "parent_bf16_bytes": self.parent_bf16_bytes,
             "predicted_bytes": self.predicted_bytes,
             "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
         }
 
 
@@ -85,6 +91,10 @@ def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan
         parent_bf16_bytes=2 * source.num_parameters,
         predicted_bytes=packed + untouched,
         memory_bytes=_memory_bytes(source, recipe, shapes),
+        disk_bytes=packed
+        + untouched
+        + min(packed + untouched, SHARD_BYTES)
+        + 2 * _state_bytes(source, recipe),
     )
 
 
@@ -172,14 +182,25 @@ def _check(source: Source, selection: Selection) -> None:
                     step.settings.size_for(shapes[name][1])
                 except RecipeError as error:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
-        kinds = [isinstance(step.settings, Grid) for step in steps]
+        _check_order(name, steps)
         if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
             raise RecipeError(f"{name}: magnitude with scope global must be the first step.")
-        if True in kinds and kinds.index(True) != len(kinds) - 1:
-            raise RecipeError(
-                f"{name}: it is given the steps {', '.join(step.method for step in steps)}. "
-                f"Only the last one may quantize: prune first, and quantize once."
-            )
+
+
+def _check_order(name: str, steps: Steps) -> None:
+    """Raise RecipeError where a step would undo another, or could not be applied after it."""
+    given = f"{name}: it is given the steps {', '.join(step.method for step in steps)}."
+    methods = [METHODS[step.method] for step in steps]
+    corrects = [method.corrects for method in methods]
+    if True in corrects[:-1]:
+        raise RecipeError(f"{given} eora gives back what all others have taken: it comes last, and once.")
+    quantizes = [method.quantizes for method in methods if not method.corrects]
+    if True in quantizes[:-1]:
+        raise RecipeError(
+            f"{given} Only the last one may quantize (but for eora): prune first, and quantize once."
+        )
+    if any(method.replaces for method in methods) and sum(not method.trains for method in methods) > 1:
+        raise RecipeError(f"{given} svd leaves no weight for another step: give it alone, or use basil.")
 
 
 def stored_dtypes(source: Source) -> dict[str, torch.dtype]:
@@ -202,6 +223,18 @@ def predicted_bytes(shape: tuple[int, int], steps: Steps, dtype: torch.dtype = t
 
 def _possible_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
     """Declarations as formats/choose.py would make them; every mask is taken to hold what was asked for."""
+    ranks = [s.settings.rank_for(*shape) for s in steps if isinstance(s.settings, LowRankTarget)]
+    if not ranks:
+        yield from _residual_forms(shape, steps, dtype)
+    elif any(METHODS[step.method].replaces for step in steps):
+        yield LowRankWeight.declare_factors(shape, ranks[-1], None)
+    else:
+        for residual in _residual_forms(shape, steps, dtype):
+            yield LowRankWeight.declare_factors(shape, ranks[-1], residual)
+
+
+def _residual_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """The same without a low-rank part."""
     rows, columns = shape
     targets = [step.settings for step in steps if isinstance(step.settings, PruneTarget)]
     grid = next((step.settings for step in steps if isinstance(step.settings, Grid)), None)
@@ -232,6 +265,14 @@ def _possible_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) ->
             if pattern.rows % height == 0 == pattern.cols % width:
                 count = -(-num_kept // (height * width))
                 yield BlockWeight.declare(shape, (height, width), count, dtype)
+
+
+def _state_bytes(source: Source, recipe: Recipe) -> int:
+    """What the last block returned, in float32, in the compressed model and in the dense one."""
+    if not any(step.needs_text for step in recipe.steps):
+        return 0
+    tokens = recipe.calibration.samples * recipe.calibration.length
+    return 2 * 4 * tokens * int(source.config.get_text_config().hidden_size)
 
 
 def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, int]]) -> int:

@@ -26,7 +26,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gossamer.errors import RecipeError
-from gossamer.methods import admm, gptq, magnitude, refit, rtn, sparsegpt, threshold, wanda
+from gossamer.methods import (
+    admm,
+    basil,
+    eora,
+    gptq,
+    magnitude,
+    oats,
+    refit,
+    rtn,
+    sparsegpt,
+    svd,
+    swaps,
+    threshold,
+    wanda,
+)
 from gossamer.training.reconstruct import Reconstruct, reconstruct
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
@@ -42,6 +56,10 @@ class Method:
     quantizes: bool = False
     trains: bool = False
     """True: it is applied to a whole block, not to one layer."""
+    corrects: bool = False
+    """True: it leaves the weight as it is, quantized or not, and adds to it."""
+    replaces: bool = False
+    """True: nothing of the weight is left for other steps."""
 
 
 METHODS: dict[str, Method] = {
@@ -49,11 +67,16 @@ METHODS: dict[str, Method] = {
     "magnitude": Method(magnitude.Magnitude, magnitude.apply),
     "wanda": Method(wanda.Wanda, wanda.apply),
     "sparsegpt": Method(sparsegpt.SparseGPT, sparsegpt.apply),
+    "swaps": Method(swaps.Swaps, swaps.apply),
     "admm": Method(admm.ADMM, admm.apply),
+    "oats": Method(oats.OATS, oats.apply),
+    "basil": Method(basil.BASiL, basil.apply),
+    "svd": Method(svd.SVD, svd.apply, replaces=True),
     "refit": Method(refit.Refit, refit.apply),
     "reconstruct": Method(Reconstruct, reconstruct, trains=True),
     "rtn": Method(rtn.RTN, rtn.apply, quantizes=True),
     "gptq": Method(gptq.GPTQ, gptq.apply, quantizes=True),
+    "eora": Method(eora.EoRA, eora.apply, corrects=True),
 }
 
 

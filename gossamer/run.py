@@ -12,56 +12,57 @@ model stays mapped from its files.
 O output features, I input features.
 """
 
-import datetime
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-import gossamer
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.observe import BlockRunner, observed
 from gossamer.calibration.pairs import Seen, observe_pairs, run_dense, stages
+from gossamer.calibration.ranks import Ranks
 from gossamer.calibration.statistics import Gram, Moments, Statistic, to_collect
-from gossamer.calibration_text import Progress, calibration_samples, fitting_length
-from gossamer.checkpoint.manifest import FORMAT_VERSION
+from gossamer.calibration_text import SELF_WRITTEN, Calibration, Progress, calibration_samples, fitting_length
 from gossamer.checkpoint.quantizer import quantization_config
-from gossamer.checkpoint.quiet import quiet
 from gossamer.checkpoint.side_files import copy_side_files
-from gossamer.checkpoint.sizes import by_part, parent_bytes
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.writer import FolderWriter, disk_errors
-from gossamer.errors import CalibrationError, GossamerError, RunError
+from gossamer.errors import CalibrationError, GossamerError
 from gossamer.formats.choose import pack
-from gossamer.methods.magnitude import GlobalThreshold
+from gossamer.formats.low_rank import residual_mask
 from gossamer.plan import Steps, select, stored_dtypes
-from gossamer.recipe import METHODS, Recipe, Step
+from gossamer.recipe import METHODS, Recipe
+from gossamer.reload_check import first_tensor, reload_difference
+from gossamer.run_manifest import manifest_of
+from gossamer.thresholds import global_thresholds
 from gossamer.training.reconstruct import reconstruct, token_errors
 from gossamer.work import LayerReport, Phase, Work, phases
 
-RELOAD_TOLERANCE = 1e-3
-"""Largest difference of outputs after loading, relative to the largest output (at least 1)."""
 
-
-def output_error(returned: list[Any], wanted: list[Any]) -> float:
-    """Mean over tokens of |block(x) - wanted|^2 / |wanted|^2."""
-    errors = [token_errors(*pair).flatten() for pair in zip(returned, wanted, strict=True)]
-    return float(torch.cat(errors).mean())
+def output_errors(returned: list[Any], wanted: list[Any]) -> Tensor:
+    """|block(x) - wanted|^2 / |wanted|^2 of every token."""
+    return torch.cat([token_errors(*pair).flatten() for pair in zip(returned, wanted, strict=True)])
 
 
 class Run:
     """One run of `compress`: what it reads, and what it has written so far."""
 
     def __init__(
-        self, source: Source, recipe: Recipe, layers: str | None, writer: FolderWriter, progress: Progress
+        self,
+        source: Source,
+        recipe: Recipe,
+        layers: str | None,
+        writer: FolderWriter,
+        progress: Progress,
+        ranks: Ranks,
     ) -> None:
         self.selected = select(source, recipe, layers)
+        self.ranks = ranks
         self.source, self.recipe, self.writer, self.progress = source, recipe, writer, progress
         self.parts = source.architecture
         self.config = source.config.to_dict()
@@ -79,15 +80,26 @@ class Run:
         self.block_reports: list[dict[str, Any]] = []
         self.written: set[str] = {copy for copy, _original in self.parts.tied}
         self.outside = _modules_outside_blocks(self.model, self.parts.blocks)
+        self.done = 0
+        """Blocks that are finished."""
+        self.started, self.seconds_before, self.resumed = time.monotonic(), 0.0, 0
+        self.seconds_keeping = (0.0, 0.0)
+        """How long keeping the state has taken: in all, and the last time."""
 
-    def calibrate(self, text: str | None, length_given: bool) -> None:
-        """Get the batches that the model will see; where nothing is to be observed, one short random one."""
-        self.thresholds = _global_thresholds(self.source, self.selected.linears, self.progress)
+    def calibrate(self, text: str | None, length_given: bool, kept: Calibration | None = None) -> None:
+        """Get the batches that the model will see; where nothing is to be observed, one short random one.
+
+        `kept` are windows and record of a stopped run, which stand for a text that the model wrote itself.
+        """
+        self.thresholds = global_thresholds(self.source, self.selected.linears, self.progress)
         steps = [step for chosen in self.selected.linears.values() for step in chosen]
         if any(step.needs_text for step in (*steps, *self.selected.head)):
             recipe = fitting_length(self.recipe, self.model, length_given, self.notes)
-            self.ids_NL, self.calibration = calibration_samples(
-                self.source, recipe, text, self.progress, self.notes
+            own = kept is not None and text is None and kept[1]["source"] == SELF_WRITTEN
+            self.ids_NL, self.calibration = (
+                kept
+                if own and kept is not None
+                else calibration_samples(self.source, recipe, text, self.progress, self.notes)
             )
         else:
             vocabulary = self.model.config.get_text_config().vocab_size
@@ -97,8 +109,8 @@ class Run:
         for name in self.outside:
             self.model.set_submodule(name, self.source.materialise(name))
             self._round_as_written(name, self._will_be_packed())
-        self._tie()
-        self.batches = model_batches(self.model, self.ids_NL, self.notes)
+        self.tie()
+        self.batches = self.ranks.share(model_batches(self.model, self.ids_NL, self.notes))
         self.runner = BlockRunner(self.model, self.batches)
         self.aims = self.recipe.calibration.aim and any(step.needs is Gram for step in steps)
         if self.aims or any(step.trains for step in steps):
@@ -112,7 +124,7 @@ class Run:
         work = self._work(name)
         self._apply(work, self.selected.embedding, None)
         self._pack(work, None)
-        self._tie()
+        self.tie()
         originals = dict(self.parts.tied)
         owner = originals.get(f"{name}.weight", f"{name}.weight")
         for copy, original in self.parts.tied:
@@ -123,35 +135,50 @@ class Run:
             self.tied[owner.removesuffix(".weight")] = name
             self.written.add(owner)
 
-    def blocks(self) -> None:
-        """The loop: for each block observe, apply, run, write."""
-        done, total = 0, len(self.parts.blocks)
-        for stack in self.parts.stacks:
-            for name in stack:
-                self.progress("blocks", done, total)
-                self.model.set_submodule(name, self.source.materialise(name))
-                wanted = self._dense_returns(name)
-                steps = {
-                    linear: self.selected.linears[linear]
-                    for linear in self.parts.linears(name)
-                    if linear in self.selected.linears
-                }
-                self.work = {linear: self._work(linear) for linear in steps}
-                for phase in phases(steps):
-                    self._apply_phase(name, done, phase, wanted)
-                self._round_as_written(name, self.written)
-                returned = self.runner.run(name)
-                self._report_block(name, returned, wanted)
-                self.runner.finish(name, returned, stack)
-                self._write_dense(name)
-                self.source.release(name)
-                if self.dense is not None and wanted is not None:
-                    self.dense.finish(name, wanted, stack)
-                    self.dense.model.set_submodule(name, self.source.model.get_submodule(name))
-                    if stack is self.parts.stacks[-1]:
-                        self._forget_dense_embedding()
-                done += 1
+    def blocks(self, keep: Callable[[], None]) -> None:
+        """The loop: for each block that is not done observe, apply, run, write; then `keep` what was reached."""
+        total = len(self.parts.blocks)
+        places = [(name, stack) for stack in self.parts.stacks for name in stack]
+        for name, stack in places[self.done :]:
+            self.progress("blocks", self.done, total)
+            self._block(name, stack)
+            self.done += 1
+            self.forget_dense_embedding()
+            keep()
         self.progress("blocks", total, total)
+
+    def seconds(self) -> float:
+        """Time that the run took so far, in all the processes that worked on it."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def blocks_done(self) -> tuple[str, ...]:
+        """Names of the blocks that are finished."""
+        return tuple(name for stack in self.parts.stacks for name in stack)[: self.done]
+
+    def _block(self, name: str, stack: Sequence[str]) -> None:
+        self.model.set_submodule(name, self.source.materialise(name))
+        wanted = self._dense_returns(name)
+        steps = {
+            linear: self.selected.linears[linear]
+            for linear in self.parts.linears(name)
+            if linear in self.selected.linears
+        }
+        self.work = {linear: self._work(linear) for linear in steps}
+        num_reports, order = len(self.reports), list(steps)
+        for phase in phases(steps):
+            self._apply_phase(name, self.done, phase, wanted)
+        self.reports[num_reports:] = sorted(
+            self.reports[num_reports:], key=lambda each: order.index(each.name)
+        )
+        self._round_as_written(name, self.written)
+        returned = self.runner.run(name)
+        self._report_block(name, returned, wanted)
+        self.runner.finish(name, returned, stack)
+        self._write_dense(name)
+        self.source.release(name)
+        if self.dense is not None and wanted is not None:
+            self.dense.finish(name, wanted, stack)
+            self.dense.model.set_submodule(name, self.source.model.get_submodule(name))
 
     def head(self) -> None:
         """Compress an untied head on what it will really see, and measure the outputs of the compressed model."""
@@ -162,7 +189,7 @@ class Run:
                 for _ in self.runner.outputs() if wanted else ():
                     pass
             work = self._work(name)
-            self._apply(work, self.selected.head, statistics.get(name))
+            self._apply(work, self.selected.head, self.ranks.together(statistics).get(name))
             self._pack(work, None)
         self.measured = first_tensor(next(self.runner.outputs())).float()
 
@@ -180,29 +207,40 @@ class Run:
             copy_side_files(self.source, self.writer.folder)
         self.writer.add_json("config.json", config)
         self.writer.finish()
-        return self._manifest(self._check_reload())
+        self.progress("loading the result as a check", 0, 1)
+        self._let_go()
+        model_class, blocks = type(self.model), self.parts.blocks
+        difference = reload_difference(
+            self.writer.folder, model_class, blocks, self.batches[0], self.measured
+        )
+        self.progress("loading the result as a check", 1, 1)
+        return manifest_of(self, difference)
+
+    def _let_go(self) -> None:
+        """Give back the memory of what is no longer needed: what the blocks returned, and what lies around them."""
+        self.dense = self.dense_seen = None
+        self.runner = BlockRunner(self.model, self.batches[:1])
+        for name in self.outside:
+            self.source.release(name)
 
     def _dense_runner(self) -> BlockRunner:
-        """A second model that stays dense; it shares what lies outside the blocks, but for the token embedding."""
-        model = self.source.reader.load()
-        model.config.use_cache = False
-        for name in self.outside:
-            module = self.model.get_submodule(name)
-            shared = () if name == self.parts.token_embedding else (*module.parameters(), *module.buffers())
-            model.set_submodule(name, deepcopy(module, {id(tensor): tensor for tensor in shared}))
+        """A second model that stays dense; it shares all tensors, and ours are replaced, never changed."""
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        model = deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
         return BlockRunner(model, self.batches)
 
     def _dense_returns(self, block: str) -> list[Any] | None:
         """Put the block into the dense model and return what it returns there; None if nobody will ask."""
         if self.dense is None:
             return None
-        self.dense.model.set_submodule(block, self.source.materialise(block))
+        self.dense.model.set_submodule(block, deepcopy(self.model.get_submodule(block)))
         returned, self.dense_seen = run_dense(self.dense, block, self.parts.linears(block))
         return returned
 
-    def _forget_dense_embedding(self) -> None:
+    def forget_dense_embedding(self) -> None:
         """Once a dense block is finished, its outputs stand for the embedding's: ours serves in its place."""
-        if self.dense is not None and self.parts.token_embedding is not None:
+        begun = set(self.blocks_done()) & set(self.parts.stacks[-1])
+        if self.dense is not None and self.parts.token_embedding is not None and begun:
             ours = self.model.get_submodule(self.parts.token_embedding)
             self.dense.model.set_submodule(self.parts.token_embedding, ours)
 
@@ -212,6 +250,8 @@ class Run:
             statistics = self._observe(block, {name: phase.linears[name] for name in stage})
             for name in stage:
                 self._apply(self.work[name], phase.linears[name], statistics.get(name))
+                if name in phase.last and not phase.trained:
+                    self._pack(self.work.pop(name), number)
         for settings, names in phase.trained.items():
             masks = {name: self.work[name].mask_for(self.model.get_submodule(name)) for name in names}
             assert wanted is not None
@@ -220,14 +260,14 @@ class Run:
             self.trained.setdefault(block, []).append(asdict(gain))
             for name in names:
                 self.work[name].take(self.model.get_submodule(name))
-        for name in phase.last:
+        for name in phase.last if phase.trained else ():
             self._pack(self.work.pop(name), number)
 
     def _stages(self, block: str, linears: Mapping[str, Steps]) -> list[list[str]]:
         """The linears to be compressed together; one after the other where each is to see the earlier ones."""
         if not self.aims or not self._wanted(linears):
             return [list(linears)]
-        return stages(self.runner, block, list(linears))
+        return self.ranks.agreed(stages(self.runner, block, list(linears)))
 
     def _wanted(self, linears: Mapping[str, Steps]) -> dict[str, tuple[nn.Module, type]]:
         """The module and the one statistic that serves all its steps, for those that need any."""
@@ -249,6 +289,7 @@ class Run:
         else:
             with observed(wanted) as statistics:
                 self.runner.run(block)
+        statistics = self.ranks.together(statistics)
         for linear in wanted:
             if linear not in statistics:
                 raise CalibrationError(
@@ -269,13 +310,14 @@ class Run:
             raise type(error)(f"{work.name}: {error}") from error
         work.statistic = statistic
         work.seconds += time.monotonic() - started
-        work.put(self.model.get_submodule(work.name), work.layer.weight_OI)
+        work.put(self.model.get_submodule(work.name), work.layer.whole_OI)
 
     def _pack(self, work: Work, block: int | None) -> None:
         """Hand the packed form of one matrix to the writer, and put the values that it has in its place."""
         started, name, layer = time.monotonic(), work.name, work.layer
-        packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, self.stored_dtypes[f"{name}.weight"])
-        weight_OI = packed.unpack()
+        dtype = self.stored_dtypes[f"{name}.weight"]
+        packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, dtype, layer.factors)
+        weight_OI = self.ranks.same(packed.unpack())
         work.put(self.model.get_submodule(name), weight_OI)
         self.packed[name] = packed.meta()
         self.writer.add({f"{name}.{key}": tensor for key, tensor in packed.tensors().items()})
@@ -286,8 +328,9 @@ class Run:
                 block=block,
                 kind=name.rpartition(".")[2],
                 shape=packed.shape,
-                sparsity=1.0 - int(packed.mask().sum()) / weight_OI.numel(),
+                sparsity=1.0 - int(residual_mask(packed).sum()) / weight_OI.numel(),
                 bits=layer.quantized.bits if layer.quantized is not None else None,
+                rank=layer.factors.rank if layer.factors is not None else None,
                 format=packed.format,
                 bytes=packed.num_bytes,
                 dense_bytes=2 * weight_OI.numel(),
@@ -301,7 +344,7 @@ class Run:
         """Note how far the block's outputs are from the dense model's, and what training it gave back."""
         report: dict[str, Any] = {"name": block}
         if wanted is not None:
-            report["output_error"] = output_error(returned, wanted)
+            report["output_error"] = self.ranks.mean(output_errors(returned, wanted))
         if block in self.trained:
             report["reconstruction"] = self.trained[block]
         self.block_reports.append(report)
@@ -334,7 +377,7 @@ class Run:
                 self.written.add(name)
                 self.writer.add({name: tensor.to(self.stored_dtypes[name])})
 
-    def _tie(self) -> None:
+    def tie(self) -> None:
         """Make tied parameters outside of the blocks one tensor again, after one of them was replaced."""
         for copy, original in self.parts.tied:
             copy_module, _, copy_name = copy.rpartition(".")
@@ -344,83 +387,6 @@ class Run:
                 copy_name,
                 getattr(self.model.get_submodule(module), name),
             )
-
-    def _check_reload(self) -> float:
-        """Load the folder as a user will; return the largest difference of its outputs to those measured."""
-        self.progress("loading the result as a check", 0, 1)
-        with quiet():
-            loaded = type(self.model).from_pretrained(self.writer.folder)
-        with torch.inference_mode():
-            outputs = first_tensor(loaded(**self.batches[0])).float()
-        difference = float((outputs - self.measured).abs().max())
-        if not difference <= RELOAD_TOLERANCE * max(1.0, float(self.measured.abs().max())):
-            raise RunError(
-                f"the written folder gives other outputs than were measured at compression (by {difference:.2e}). "
-                f"Nothing has been written. This is a defect of Gossamer: please report it."
-            )
-        self.progress("loading the result as a check", 1, 1)
-        return difference
-
-    def _manifest(self, reload_difference: float) -> dict[str, Any]:
-        bytes_by_name = {report.name: report.bytes for report in self.reports}
-        return {
-            "format_version": FORMAT_VERSION,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "gossamer_version": gossamer.__version__,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "parent": {
-                "name": self.source.path.name,
-                "sha256": self.source.fingerprint(),
-                "size_bytes": self.source.size_bytes,
-                "bf16_bytes": 2 * self.source.num_parameters,
-            },
-            "recipe": self.recipe.to_dict(),
-            "recipe_yaml": self.recipe.to_yaml(),
-            "calibration": self.calibration,
-            "tensors": {
-                name: {"meta": meta, "bytes": bytes_by_name[name]} for name, meta in self.packed.items()
-            },
-            "tied": self.tied,
-            "layers": [asdict(report) for report in self.reports],
-            "blocks": self.block_reports,
-            "size": self._sizes(),
-            "reload_max_difference": reload_difference,
-            "notes": self.notes,
-            "measured": {},
-        }
-
-    def _sizes(self) -> dict[str, Any]:
-        files = sum(file.stat().st_size for file in self.writer.folder.rglob("*") if file.is_file())
-        return {
-            "weights_bytes": sum(self.writer.tensor_bytes.values()),
-            "total_bytes": files,
-            "by_part": by_part(self.writer.tensor_bytes, self.parts.norms),
-            "parent_by_part": parent_bytes(self.source.reader.skeleton, self.parts.norms),
-        }
-
-
-def _global_thresholds(
-    source: Source, linears: dict[str, tuple[Step, ...]], progress: Progress
-) -> dict[Step, GlobalThreshold]:
-    """One threshold over all layers of each step with `scope: global`, in two readings of the weights."""
-    thresholds: dict[Step, GlobalThreshold] = {}
-    for steps in linears.values():
-        for step in steps[:1]:
-            if getattr(step.settings, "scope", None) == "global":
-                thresholds[step] = GlobalThreshold(step.settings.share)  # type: ignore[attr-defined]
-    blocks = source.architecture.blocks if thresholds else ()
-    for reading in range(2):
-        for number, block in enumerate(blocks):
-            progress("finding the global threshold", reading * len(blocks) + number, 2 * len(blocks))
-            module = source.materialise(block)
-            for name in source.architecture.linears(block):
-                for step in linears.get(name, ())[:1]:
-                    if step in thresholds:
-                        weight = module.get_submodule(name.removeprefix(block + ".")).get_parameter("weight")
-                        thresholds[step].update(weight.detach())
-        for threshold in thresholds.values() if reading == 0 else ():
-            threshold.refine()
-    return thresholds
 
 
 def _modules_outside_blocks(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:
@@ -434,10 +400,3 @@ def _modules_outside_blocks(model: nn.Module, blocks: tuple[str, ...]) -> list[s
         and not name.startswith(inside)
         and (list(module.parameters(recurse=False)) or list(module.buffers(recurse=False)))
     ]
-
-
-def first_tensor(outputs: Any) -> Tensor:
-    """The main output of a model: logits, or the last hidden state of a bare encoder."""
-    value = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-    assert isinstance(value, Tensor)
-    return value

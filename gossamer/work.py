@@ -27,6 +27,8 @@ class LayerReport:
     shape: tuple[int, int]
     sparsity: float
     bits: int | None
+    rank: int | None
+    """Of its low-rank part; None without one."""
     format: str
     bytes: int
     dense_bytes: int
@@ -57,13 +59,14 @@ class Work:
 
     def aim(self, moments: Moments) -> None:
         """Fit the weight, and what later steps fit it to, to the outputs of the dense model."""
-        target_OI = aimed(self.dense_OI, self.layer.weight_OI, moments, self.notes)
+        target_OI = aimed(self.dense_OI, self.layer.whole_OI, moments, self.notes)
         if self.aimed_OI is None:
             self.aimed_OI = target_OI
-        layer = replace(self.layer, weight_OI=target_OI, target_OI=target_OI)
+        layer = self._with_whole(target_OI)
         self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
 
-    def put(self, module: nn.Module, weight_OI: Tensor) -> None:
+    @staticmethod
+    def put(module: nn.Module, weight_OI: Tensor) -> None:
         """Give the module these weights."""
         weight = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
         module.weight = nn.Parameter(weight, requires_grad=False)
@@ -77,7 +80,14 @@ class Work:
         """Take over the weights of the module after it was trained."""
         weight = block_weight(module).detach()
         weight_OI = (weight.T if isinstance(module, Conv1D) else weight).contiguous()
-        self.layer = replace(self.layer, weight_OI=weight_OI, target_OI=weight_OI)
+        layer = self._with_whole(weight_OI)
+        self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
+
+    def _with_whole(self, whole_OI: Tensor) -> LayerWeight:
+        """The layer with a weight that gives this together with its low-rank part, and to be fitted to it."""
+        factors = self.layer.factors
+        weight_OI = whole_OI if factors is None else whole_OI - factors.product()
+        return replace(self.layer, weight_OI=weight_OI, target_OI=weight_OI)
 
     def error(self, weight_OI: Tensor) -> float | None:
         """The error of these weights, as `LayerReport` says."""

@@ -25,8 +25,8 @@ COMMANDS_HEAD = """\
 Written by `make docs` from the program's own help; a test compares the two.
 
 Every command prints its result on stdout (`--json` for machines) and its progress on stderr. Exit codes: 0 done, 1 a
-check failed (`evaluate --max-ratio`), 2 wrong use or bad input, 130 interrupted. Errors are one message without a
-traceback; `gossamer --debug COMMAND ...` shows it.
+check failed (`evaluate --max-ratio`, a `search` that missed its budget), 2 wrong use or bad input, 130 interrupted.
+Errors are one message without a traceback; `gossamer --debug COMMAND ...` shows it.
 """
 
 

@@ -16,9 +16,21 @@ from gossamer.checkpoint import manifest
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.errors import RunError
 from gossamer.evaluation import evaluate, speed
+from gossamer.recipe import shipped_recipes
 from tests.conftest import Case
 
-COMMANDS = ("inspect", "compress", "evaluate", "bench", "generate", "report", "recipes", "export", "demo")
+COMMANDS = (
+    "inspect",
+    "compress",
+    "evaluate",
+    "bench",
+    "generate",
+    "search",
+    "report",
+    "recipes",
+    "export",
+    "demo",
+)
 HALF = "steps: [{layers: '*', method: magnitude, sparsity: 0.5}]"
 
 
@@ -146,6 +158,24 @@ def test_an_interrupt_ends_with_130(run: Callable[..., Run], monkeypatch: pytest
     assert result.err == "gossamer: interrupted; nothing was written\n"
 
 
+def test_an_interrupted_compression_tells_how_to_go_on(
+    run: Callable[..., Run], parent, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_self: Any) -> None:
+        raise KeyboardInterrupt
+
+    command = ("compress", parent("llama"), "--recipe", recipe, "--out", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("gossamer.run.Run.head", interrupt)
+        stopped = run(*command)
+    assert (stopped.code, stopped.out) == (130, "")
+    assert "gossamer: interrupted\n2 of 2 blocks of a stopped run are kept in" in stopped.err
+    refused = run(*command)
+    assert (refused.code, refused.out) == (2, "")
+    assert "Give the same command with --resume" in refused.err
+    assert run(*command, "--resume", "--json").json["run"]["resumed"] == 1
+
+
 def test_a_defect_of_ours_is_called_one(run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_args: Any) -> None:
         raise ZeroDivisionError("oops")
@@ -181,15 +211,7 @@ def test_inspect_prints_a_table_or_json(run: Callable[..., Run], compressed, par
 
 def test_recipes_lists_the_shipped_ones(run: Callable[..., Run]) -> None:
     told = run("recipes", "--json").json
-    assert set(told) == {
-        "sparse50",
-        "sparse50-int4",
-        "nm8of16-int4",
-        "nm4of16-int4",
-        "int8",
-        "int4",
-        "int4-best",
-    }
+    assert set(told) == set(shipped_recipes())
     assert all(name in run("recipes").out for name in told)
 
 
@@ -297,6 +319,49 @@ def test_a_folder_that_cannot_be_written_to_does_not_fail_the_measurement(
     assert result.code == 0
     assert result.json["perplexity"] > 1
     assert (folder / "gossamer.json").read_bytes() == before
+
+
+SEARCH = ("--minutes", 10, "--samples", 4, "--length", 32, "--windows", 1)
+
+
+def test_search_prints_a_table_or_json_and_goes_on_where_it_was_interrupted(
+    run: Callable[..., Run], parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.frontier import hunt
+
+    out = tmp_path / "found"
+    arguments = ("search", parent("llama"), "--budget", "size=90KB", "--text", text, "-o", out, *SEARCH)
+
+    def interrupt(*_args: Any, **_settings: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(hunt, "verify", interrupt)
+        stopped = run(*arguments)
+    assert (stopped.code, stopped.out) == (130, "")
+    assert f"the same command goes on from {out}" in stopped.err
+    told = run(*arguments, "--json")
+    assert told.code == 0
+    assert told.json == json.loads((out / "search.json").read_text())
+    assert "sensitivity of embedding" not in told.err
+    shown = run(*arguments)
+    assert "wins with" in shown.out
+    assert str(out / "chosen.yaml") in shown.out
+
+
+def test_search_ends_with_1_if_the_budget_was_missed_and_2_if_it_cannot_be(
+    run: Callable[..., Run], parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gossamer.frontier import hunt
+
+    arguments = ("search", parent("llama"), "--text", text, *SEARCH)
+    refused(run(*arguments, "--budget", "size=9KB", "-o", tmp_path / "a"), "out of reach", "nearest")
+    refused(run(*arguments, "--budget", "siz=9MB", "-o", tmp_path / "a"), "unknown key", "size=60MB")
+    monkeypatch.setattr(hunt.Hunt, "ratio", lambda *_: 1.5)
+    missed = run(*arguments, "--budget", "perplexity=+1%", "-o", tmp_path / "b", "--json")
+    assert missed.code == 1
+    assert missed.json["reached"] is False
+    assert "was not reached. The nearest" in missed.json["verdict"]
 
 
 def test_generate_streams_text_or_prints_json(run: Callable[..., Run], compressed) -> None:

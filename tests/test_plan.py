@@ -70,6 +70,11 @@ def test_layers_narrows_the_recipe_further(parent) -> None:
         ("steps: [{layers: embeddings, method: gptq}]", ["model.embed_tokens", "gptq", "rtn"]),
         ("steps: [{layers: embeddings, method: magnitude}]", ["model.embed_tokens", "magnitude", "rtn"]),
         ("steps: [{method: wanda}, {method: magnitude, scope: global}]", ["scope global", "first"]),
+        ("steps: [{method: eora}, {method: wanda}]", ["eora, wanda", "comes last"]),
+        ("steps: [{method: wanda}, {method: eora}, {method: eora}]", ["comes last, and once"]),
+        ("steps: [{method: svd}, {method: gptq, group_size: 32}]", ["svd, gptq", "alone"]),
+        ("steps: [{layers: embeddings, method: svd}]", ["model.embed_tokens", "svd", "rtn"]),
+        ("steps: [{layers: embeddings, method: rtn}, {layers: embeddings, method: eora}]", ["embed_tokens", "eora"]),
     ],
 )  # fmt: skip
 def test_an_impossible_recipe_is_refused_before_any_work(
@@ -148,6 +153,24 @@ def test_the_predicted_size_is_within_two_percent(prune: str, quantize: str, tmp
     assert foretold.predicted_bytes == pytest.approx(made.manifest["size"]["weights_bytes"], rel=0.02)
 
 
+LOW_RANK = [
+    "{method: svd, rank_share: 0.3}",
+    "{method: oats, rank: 5, iterations: 2}",
+    "{method: basil, rank: 5, iterations: 2}, {method: rtn, group_size: 32}",
+    "{method: basil, rank: 5, pattern: '8:16', iterations: 2}, {method: rtn, bits: 8, group_size: 32}",
+    "{method: rtn, group_size: 32}, {method: eora, rank: 9}",
+    "{method: basil, rank: 5, iterations: 2}, {method: rtn, group_size: 32}, {method: eora, rank: 9}",
+]
+
+
+@pytest.mark.parametrize("steps", LOW_RANK)
+def test_the_predicted_size_counts_low_rank_parts(steps: str, tmp_path: Path, parent, text: Path) -> None:
+    recipe = parse_recipe(f"calibration: {{samples: 2, length: 32}}\nsteps: [{steps}]")
+    foretold = pipeline.plan(parent("llama"), recipe)
+    made = gossamer.compress(parent("llama"), recipe, out=tmp_path / "out", text=str(text))
+    assert foretold.predicted_bytes == pytest.approx(made.manifest["size"]["weights_bytes"], rel=0.02)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_matrix_of_real_size_takes_what_the_arithmetic_says(dtype: torch.dtype) -> None:
     steps = load_recipe("sparse50-int4").steps
@@ -172,3 +195,4 @@ def test_a_plan_tells_in_json_what_would_be_done(parent) -> None:
     ]
     assert told["parent_bf16_bytes"] == 2 * open_model(parent("llama")).num_parameters
     assert told["memory_bytes"] > told["predicted_bytes"]
+    assert told["disk_bytes"] == 2 * told["predicted_bytes"]

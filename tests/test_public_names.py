@@ -11,7 +11,15 @@ from gossamer import errors
 
 
 def test_the_public_verbs_are_these() -> None:
-    assert sorted(gossamer.__all__) == ["benchmark", "compress", "evaluate", "export", "inspect", "load"]
+    assert sorted(gossamer.__all__) == [
+        "benchmark",
+        "compress",
+        "evaluate",
+        "export",
+        "inspect",
+        "load",
+        "search",
+    ]
     assert set(gossamer.__all__) <= set(dir(gossamer))
     assert gossamer.__version__ == "0.1.0"
 
@@ -31,7 +39,8 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
         name: list(inspect.signature(getattr(gossamer, name)).parameters) for name in gossamer.__all__
     }
     assert arguments["compress"] == [
-        "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "progress",
+        "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume",
+        "progress",
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
@@ -41,6 +50,9 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     assert arguments["benchmark"] == [
         "model", "against", "threads", "prompt", "prompt_tokens", "tokens", "repeats", "activations", "engine",
         "peer", "progress",
+    ]  # fmt: skip
+    assert arguments["search"] == [
+        "model", "budget", "text", "out", "minutes", "samples", "length", "seed", "windows", "keep", "progress",
     ]  # fmt: skip
 
 
@@ -53,7 +65,7 @@ def test_every_error_is_one_of_ours_and_drawn_in_the_tree() -> None:
     classes = {name: each for name, each in vars(errors).items() if inspect.isclass(each)}
     assert set(classes) == {
         "GossamerError", "UsageError", "RecipeError", "CheckpointError", "UnsupportedModelError", "FormatError",
-        "DataError", "CalibrationError", "RunError",
+        "DataError", "CalibrationError", "RunError", "DiskError",
     }  # fmt: skip
     assert errors.__doc__ is not None
     for name, each in classes.items():

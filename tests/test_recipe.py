@@ -94,6 +94,13 @@ def test_the_shipped_recipes_load_and_say_what_they_do() -> None:
         "int8",
         "int4",
         "int4-best",
+        "int3-best",
+        "sparse50-fast",
+        "sparse50-best",
+        "sparse50-int4-best",
+        "nm8of16-int4-best",
+        "sparse70-best",
+        "sparse50-lowrank",
     }
     for name, recipe in shipped.items():
         assert recipe.description, name
@@ -113,8 +120,9 @@ def test_a_recipe_is_read_from_a_file_by_its_path(tmp_path) -> None:
 
 def test_methods_need_the_statistics_that_they_declare() -> None:
     assert {name: method.settings.needs for name, method in METHODS.items()} == {
-        "threshold": None, "magnitude": None, "wanda": InputNorm, "sparsegpt": Gram, "admm": Gram,
-        "refit": Gram, "reconstruct": None, "rtn": None, "gptq": Gram,
+        "threshold": None, "magnitude": None, "wanda": InputNorm, "sparsegpt": Gram, "admm": Gram, "swaps": Gram,
+        "oats": InputNorm, "basil": Gram, "svd": Gram, "refit": Gram, "reconstruct": None, "rtn": None,
+        "gptq": Gram, "eora": Gram,
     }  # fmt: skip
     assert {name for name, method in METHODS.items() if method.quantizes} == {"rtn", "gptq"}
 
@@ -202,6 +210,9 @@ STEP = "steps:\n  - layers: '*'\n    method: {method}\n    {setting}\n"
         ("wanda", "pattern: zigzag", ["line 4", "pattern", "zigzag"]),
         ("wanda", "pattern: block 0x4", ["line 4", "pattern"]),
         ("wanda", "pattern: {a: b}", ["line 4", "pattern"]),
+        ("eora", "rank: 0", ["line 4", "rank", "0"]),
+        ("svd", "rank_share: 1.5", ["line 4", "rank_share", "1.5"]),
+        ("basil", "rank: 4\n    rank_share: 0.1", ["rank", "not both"]),
         ("magnitude", "scope: galactic", ["line 4", "scope", "galactic"]),
         ("magnitude", "{scope: global", ["not valid YAML"]),
     ],

@@ -92,6 +92,10 @@ struct PythonPlan {
     refuse("activation", "silu, gelu_tanh, gelu or relu", "'" + name + "'");
   }
 
+  void gate(int first, int second, int target, const std::string& activation) {
+    plan.add(GateOp{.gate = parse_gate(activation), .first = first, .second = second, .target = target});
+  }
+
   void head(int input, nb::object weight, OptionalFloats bias, std::optional<NormArguments> with_norm) {
     LinearsOp op = linears_op(input, {{weight, bias, 0}}, with_norm);
     op.head = true;
@@ -175,6 +179,7 @@ void bind_engine(nb::module_& module) {
       .def("rotary", &PythonPlan::rotary, "inverse_frequency"_a, "scaling"_a)
       .def("embed", &PythonPlan::embed, "table"_a, "scale"_a, "positions"_a.none() = nb::none())
       .def("linears", &PythonPlan::linears, "input"_a, "linears"_a, "norm"_a.none(), "then"_a, "gate"_a, "target"_a)
+      .def("gate", &PythonPlan::gate, "first"_a, "second"_a, "target"_a, "activation"_a)
       .def("head", &PythonPlan::head, "input"_a, "weight"_a, "bias"_a.none(), "norm"_a.none())
       .def("add_norm", &PythonPlan::add_norm, "input"_a, "target"_a, "norm"_a)
       .def("attention", &PythonPlan::attention, "query"_a, "key"_a, "value"_a, "output"_a, "heads"_a, "key_heads"_a,

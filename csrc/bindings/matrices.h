@@ -161,9 +161,7 @@ struct NMMatrix : Matrix<NMView> {
 };
 
 // Not packed: rows of float16, bfloat16 or float32.
-struct DenseMatrix : Holder {
-  DenseView view;
-
+struct DenseMatrix : Matrix<DenseView> {
   DenseMatrix(std::pair<int64_t, int64_t> shape, const std::string& values_kind, OptionalArray weight) {
     set_shape(view, shape, shape.second);
     view.kind = parse_values(values_kind, true);

@@ -51,7 +51,7 @@ NB_MODULE(_native, m) {
                     OptionalArray, std::optional<int64_t>>(),
            "shape"_a, "keep"_a, "values_kind"_a, "codes"_a.none() = nb::none(), "index"_a.none() = nb::none(),
            "values"_a.none() = nb::none(), "scale"_a.none() = nb::none(), "group_size"_a.none() = nb::none());
-  nb::class_<DenseMatrix>(m, "DenseMatrix", "Rows of floats, for the engine.")
+  bind_matrix<DenseMatrix>(m, "DenseMatrix", "Rows of floats.")
       .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray>(), "shape"_a, "values_kind"_a, "weight"_a);
   bind_engine(m);
   m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set in use.");

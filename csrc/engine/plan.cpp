@@ -92,6 +92,15 @@ void Plan::add(LinearsOp op) {
   ops.emplace_back(std::move(op));
 }
 
+void Plan::add(GateOp op) {
+  if (ops.empty() || outputs != 0) refuse("gate", "between an embedding and a head", "elsewhere");
+  const int64_t width = width_of("gate: first", op.first);
+  if (op.second != -1) expect_width("gate: second", op.second, width);
+  expect_width("gate: target", op.target, width);
+  if (op.target == op.second) refuse("gate: target", "another buffer than the second input", "the same");
+  ops.emplace_back(op);
+}
+
 void Plan::add(AddNormOp op) {
   if (ops.empty() || outputs != 0) refuse("norm", "between an embedding and a head", "elsewhere");
   expect_norm("norm", op.norm);

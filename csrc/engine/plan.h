@@ -33,7 +33,7 @@ enum class Then {
   gate    // target = activation(first) * second, or activation(first) alone
 };
 
-constexpr size_t kMaxLinears = 4;  // products of one input
+constexpr size_t kMaxLinears = 8;  // products of one input
 
 // output = weight * norm(input) + bias for each linear, then what `then` says with all of it.
 struct LinearsOp {
@@ -45,6 +45,13 @@ struct LinearsOp {
   Gate gate = Gate::silu;
   int target = 0;
   bool head = false;  // runs for the rows whose logits are wanted, and writes there
+};
+
+// target = activation(first) * second, or activation(first) alone: the `gate` of LinearsOp, of products that took several
+// ops to make. target may be first.
+struct GateOp {
+  Gate gate = Gate::silu;
+  int first = 0, second = -1, target = 0;  // second: -1 if there is none
 };
 
 // target += norm(input).
@@ -70,7 +77,7 @@ struct AttentionOp {
   RowNorm query_norm, key_norm;
 };
 
-using Op = std::variant<EmbedOp, LinearsOp, AddNormOp, AttentionOp>;
+using Op = std::variant<EmbedOp, LinearsOp, GateOp, AddNormOp, AttentionOp>;
 
 struct Rotary {
   std::vector<float> inverse_frequency;  // [rotated dimensions / 2]
@@ -91,6 +98,7 @@ struct Plan {
   int add_rotary(Rotary rotary);
   void add(EmbedOp op);
   void add(LinearsOp op);
+  void add(GateOp op);
   void add(AddNormOp op);
   void add(AttentionOp op);
   int64_t weight_bytes() const;  // read for one token: all linears, and one row of each table

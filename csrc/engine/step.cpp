@@ -145,6 +145,8 @@ void Step::run_op(int member, size_t index) {
     attend(*attention);
   } else if (const auto* norm = std::get_if<AddNormOp>(&op)) {
     add_norm(member, *norm);
+  } else if (const auto* gate_op = std::get_if<GateOp>(&op)) {
+    gate(member, *gate_op);
   } else {
     embed(member, std::get<EmbedOp>(op));
   }
@@ -176,6 +178,15 @@ void Step::embed(int member, const EmbedOp& op) {
       }
     }
   }
+}
+
+// Each member takes a run of columns of all rows.
+void Step::gate(int member, const GateOp& op) {
+  const int64_t width = plan_.widths[static_cast<size_t>(op.target)], pieces = (width + 15) / 16, members = team_.size();
+  const int64_t from = pieces * member / members * 16, count = std::min(pieces * (member + 1) / members * 16, width) - from;
+  for (int64_t t = 0; t < input_.tokens && count > 0; ++t)
+    table_.gate(op.gate, row(op.first, t) + from, op.second < 0 ? nullptr : row(op.second, t) + from, count,
+                row(op.target, t) + from);
 }
 
 void Step::add_norm(int member, const AddNormOp& op) {

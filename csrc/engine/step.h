@@ -40,7 +40,8 @@ class Step {
   void set_profile(bool on) { profile_on_ = on; }
 
  private:
-  // Room for the activations of one linears op, in up to kLayouts forms.
+  // Room for the activations of one linears op, in up to kLayouts forms: as many as it may have linears. What is not used
+  // is never touched, and takes no memory.
   static constexpr size_t kLayouts = kMaxLinears;
   struct Room {
     Pages pages;
@@ -63,6 +64,7 @@ class Step {
 
   void embed(int member, const EmbedOp& op);
   void linears(int member, const LinearsOp& op, const Compiled& compiled);
+  void gate(int member, const GateOp& op);
   void add_norm(int member, const AddNormOp& op);
   void rotate_and_append(int member, const AttentionOp& op);
   void attend(const AttentionOp& op);

@@ -108,4 +108,8 @@ void unpack_row(const DenseView& m, int64_t row, float* out) {
   for (int64_t column = 0; column < m.columns; ++column) out[column] = value_at(m.data, m.kind, row * m.columns + column);
 }
 
+void unpack(const DenseView& m, float* w) {
+  for (int64_t row = 0; row < m.rows; ++row) unpack_row(m, row, w + row * m.columns);
+}
+
 }  // namespace gossamer

@@ -22,6 +22,14 @@ template <Values kind> GOSSAMER_INLINE F16 load_values_some(const uint8_t* data,
   return load_values<kind>(bytes, 0);
 }
 
+// Sixteen values, of which those beyond the row are multiplied by the zeros of padded activations: the rows after this
+// one serve, and only at the end of the matrix must the values be counted.
+template <Values kind> GOSSAMER_INLINE F16 load_values_padded(const DenseView& m, int64_t row, int64_t column) {
+  const int64_t at = row * m.columns + column;
+  return at + kLanes <= m.rows * m.columns ? load_values<kind>(m.data, at)
+                                           : load_values_some<kind>(m.data, at, m.columns - column);
+}
+
 // Four rows at once: four streams keep the memory busy, and x is loaded once for them.
 template <Values kind, int count>
 GOSSAMER_INLINE void row_products(const DenseView& m, const float* x, float* y, int64_t row) {
@@ -40,8 +48,7 @@ GOSSAMER_INLINE void row_products(const DenseView& m, const float* x, float* y, 
   }
   for (; column < m.columns; column += kLanes)
     unroll<count>([&](auto r) GOSSAMER_LAMBDA {
-      const F16 w = load_values_some<kind>(m.data, (row + r) * m.columns + column, m.columns - column);
-      acc[r][0] = fma_f(w, load_f(x + column), acc[r][0]);
+      acc[r][0] = fma_f(load_values_padded<kind>(m, row + r, column), load_f(x + column), acc[r][0]);
     });
   unroll<count>([&](auto r) GOSSAMER_LAMBDA { y[row + r] = reduce_add_f(add_f(acc[r][0], acc[r][1])); });
 }
@@ -70,7 +77,7 @@ void row_major(const DenseView& m, const Activations& act, float* y, int64_t fir
   }
   FloatPanel panel;
   const Sweep sweep{m, act, y};
-  const int64_t width = m.padded_columns();
+  const int64_t width = (m.columns + kLanes - 1) / kLanes * kLanes;  // narrow factors are not padded to 64
   for (int64_t t = 0; t < act.tokens; t += kSweepTokens)
     for (int64_t column = 0; column < width; column += FloatPanel::kColumns)
       for (int64_t strip = first; strip < last; ++strip) {

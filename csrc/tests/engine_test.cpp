@@ -19,7 +19,7 @@
 namespace gossamer {
 namespace {
 
-constexpr int64_t kHidden = 96, kInner = 160, kVocabulary = 70, kHeads = 6, kKeyHeads = 2, kHeadDim = 16;
+constexpr int64_t kHidden = 96, kInner = 160, kVocabulary = 70, kHeads = 6, kKeyHeads = 2, kHeadDim = 16, kRank = 13;
 
 void expect(bool holds, const char* what) {
   if (holds) return;
@@ -121,7 +121,7 @@ Plan make_plan(Store& store) {
   const int query = plan.add_buffer(kHeads * kHeadDim), key = plan.add_buffer(kKeyHeads * kHeadDim);
   const int value = plan.add_buffer(kKeyHeads * kHeadDim), attention = plan.add_buffer(kHeads * kHeadDim);
   const int added = plan.add_buffer(kHidden), gate = plan.add_buffer(kInner), up = plan.add_buffer(kInner);
-  const int inner = plan.add_buffer(kInner);
+  const int inner = plan.add_buffer(kInner), reduced = plan.add_buffer(kRank), product = plan.add_buffer(kInner);
   const int rotary = plan.add_rotary({.inverse_frequency = std::vector<float>(kHeadDim / 2, 0.3f), .scaling = 1});
   const IntegerView table = store.integer(kVocabulary, kHidden, 8, false);
   plan.add(EmbedOp{.table = table, .scale = 1, .has_positions = false, .positions = {}});
@@ -135,9 +135,15 @@ Plan make_plan(Store& store) {
                          .key_heads = kKeyHeads, .head_dim = kHeadDim, .layer = layer, .scale = 0.25f, .window = layer ? 40 : 0,
                          .rotary = rotary, .query_norm = {}, .key_norm = {}});
     plan.add(linears(attention, {{store.dense(kHidden, kHeads * kHeadDim), nullptr, added}}, Then::add));
-    LinearsOp gated = linears(0, {{store.integer(kInner, kHidden, 3, true), nullptr, gate}, {store.bitmask(kInner, kHidden, Values::nibble), nullptr, up}}, Then::gate, inner);
+    // In layer 1 `up` has a low-rank part, and the gate comes on its own.
+    LinearsOp gated = linears(0, {{store.integer(kInner, kHidden, 3, true), nullptr, gate}, {store.bitmask(kInner, kHidden, Values::nibble), nullptr, up}}, layer ? Then::store : Then::gate, inner);
+    if (layer) gated.linears.push_back({store.dense(kRank, kHidden), nullptr, reduced});
     gated.has_norm = true, gated.norm = store.norm(kHidden);
     plan.add(std::move(gated));
+    if (layer) {
+      plan.add(linears(reduced, {{store.dense(kInner, kRank), nullptr, product}}, Then::add, up));
+      plan.add(GateOp{.gate = Gate::gelu, .first = gate, .second = up, .target = inner});
+    }
     plan.add(linears(inner, {{store.nm(kHidden, kInner, 3), nullptr, added}}, Then::store));
     plan.add(AddNormOp{.input = added, .target = 0, .norm = store.norm(kHidden)});
   }

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.statistics import Statistic
 from gossamer.errors import CalibrationError
@@ -56,10 +57,19 @@ class BlockRunner:
                 returned.append(block(*args, **kwargs))
         return returned
 
+    def returned(self, name: str) -> list[Any]:
+        """What the finished block `name`, the last of its stack, returned for every batch."""
+        return self._finished[name]
+
     def finish(self, name: str, returned: list[Any], stack: Sequence[str]) -> None:
         """From now on block `name`, and with it the blocks before it in its stack, give `returned`."""
+        returned = tree_map_only(Tensor, torch.Tensor.contiguous, returned)
         for earlier in stack[: stack.index(name) + 1]:
             self._finished[earlier] = returned
+
+    def forget(self) -> None:
+        """From now on every block runs again."""
+        self._finished.clear()
 
     def outputs(self) -> Iterator[Any]:
         """What the model gives for each batch once all blocks are finished; only the parts around them run."""

@@ -106,7 +106,7 @@ class Gram:
         """Return mean_t x_t x_t^T, float32 [I, I], symmetric."""
         _require_tokens(self.num_tokens)
         mean_II = self.sum_II / self.num_tokens
-        return (mean_II + mean_II.T) * 0.5
+        return (mean_II + mean_II.T).mul_(0.5)
 
 
 class Moments(Gram):

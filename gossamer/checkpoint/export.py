@@ -2,18 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
+from gossamer.checkpoint.adapter import ADAPTER, write_adapter
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.writer import FolderWriter, check_target, disk_errors
 from gossamer.errors import UsageError
+from gossamer.formats.factors import Factors
+from gossamer.formats.low_rank import LowRankWeight
 from gossamer.layers.packed_module import PackedModule
 
+FORMATS = ("dense", "peft")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -30,14 +35,15 @@ def export(
     Args:
         model: a folder that Gossamer compressed (or any model that it reads: a GGUF file, for example).
         out: the folder to write.
-        format: "dense", the only one so far.
+        format: "dense"; or "peft": low-rank parts as a LoRA adapter in the folder `adapter` inside, all else dense.
         dtype: float32 keeps the values exactly; bfloat16 and float16 round them (zeros stay zeros).
 
     Raises:
-        UsageError: unknown format or dtype, or `out` exists. CheckpointError: `model` cannot be read.
+        UsageError: unknown format or dtype, no low-rank part for "peft", or `out` exists. CheckpointError: `model`
+            cannot be read.
     """
-    if format != "dense":
-        raise UsageError(f"format '{format}': expected 'dense'.")
+    if format not in FORMATS:
+        raise UsageError(f"format '{format}': expected one of {', '.join(FORMATS)}.")
     if dtype not in DTYPES:
         raise UsageError(f"dtype '{dtype}': expected one of {', '.join(DTYPES)}.")
     out = Path(out)
@@ -45,13 +51,18 @@ def export(
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
     config = source.config.to_dict()
-    config.pop("quantization_config", None)
+    declared = config.pop("quantization_config", None)
+    if format == "peft" and not _has_low_rank(declared):
+        raise UsageError(
+            f"{model}: expected a folder with low-rank parts, got one without. Use the format dense."
+        )
     config.pop("_name_or_path", None)
     loaded = source.model if source.kind == "gossamer" else source.load_dense(DTYPES[dtype])
     config |= {"dtype": dtype, "architectures": [type(loaded).__name__]}
     tied = {copy for copy, _original in source.architecture.tied}
     with FolderWriter(out, overwrite) as writer:
         held: set[str] = set()
+        factors: dict[str, Factors] = {}
         for name, module in loaded.named_modules(
             remove_duplicate=False
         ):  # T5 has one embedding under three names
@@ -60,18 +71,32 @@ def export(
             held |= {f"{name}.{key}" for key in module.packed_tensors()}
             if f"{name}.weight" in tied:
                 continue
-            writer.add({f"{name}.weight": _as_stored(source, name, module.packed.unpack()).to(DTYPES[dtype])})
+            packed = module.packed
+            weight_OI = packed.unpack()
+            if format == "peft" and isinstance(packed, LowRankWeight):
+                factors[name], residual = packed.factors(), packed.residual
+                weight_OI = torch.zeros_like(weight_OI) if residual is None else residual.unpack()
+            writer.add({f"{name}.weight": _as_stored(source, name, weight_OI).to(DTYPES[dtype])})
         for name, tensor in loaded.state_dict().items():
             if name not in held and name not in tied and name not in writer.tensor_bytes:
                 writer.add({name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor})
         with disk_errors(writer.out):
             copy_side_files(source, writer.folder)
+            if factors:
+                write_adapter(
+                    writer.folder / ADAPTER, factors, source.reader.skeleton, out.name, DTYPES[dtype]
+                )
         if source.kind == "gossamer":
             record = {key: read_manifest(source.path).get(key) for key in ("parent", "recipe", "calibration")}
             writer.add_json("sparsity.json", {"written_from": MANIFEST_NAME, **record})
         writer.add_json("config.json", json.loads(json.dumps(config, default=str)))
         writer.finish()
         return writer.commit()
+
+
+def _has_low_rank(declared: Any) -> bool:
+    modules = declared.get("modules", {}) if isinstance(declared, dict) else {}
+    return any(meta.get("format") == LowRankWeight.format for meta in modules.values())
 
 
 def _as_stored(source: Source, name: str, weight_OI: Tensor) -> Tensor:

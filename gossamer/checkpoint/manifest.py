@@ -86,3 +86,12 @@ def write_json(path: Path, value: Any) -> None:
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names in a folder to disk, so that they outlive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

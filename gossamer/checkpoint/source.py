@@ -20,6 +20,7 @@ from gossamer.checkpoint.architecture import Architecture, describe
 from gossamer.checkpoint.folder import CONVERT, PICKLED
 from gossamer.checkpoint.gguf import GGUFModelReader
 from gossamer.checkpoint.huggingface import FolderReader
+from gossamer.checkpoint.mapped import give_back_pages
 from gossamer.errors import CheckpointError
 
 
@@ -104,6 +105,7 @@ class Source:
             if id(parameter) not in memo:
                 value = self.reader.parameter(tied.get(full, full), parameter)
                 memo[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+                give_back_pages([parameter])
         for module in original.modules():
             config = getattr(module, "config", None)
             if isinstance(config, PretrainedConfig):
@@ -120,7 +122,11 @@ class Source:
         return self.reader.load_dense(dtype)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 (hex) of the contents of the weight files, in the order of their names."""
+        """Return the SHA-256 (hex) of the contents of the weight files, in the order of their names. Read once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         for file in sorted(self.reader.weight_files):
             with file.open("rb") as content:

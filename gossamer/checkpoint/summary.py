@@ -16,6 +16,8 @@ from gossamer.checkpoint.architecture import LINEAR_TYPES, linear_shape
 from gossamer.checkpoint.gguf import GGUFModelReader
 from gossamer.checkpoint.huggingface import FolderReader
 from gossamer.checkpoint.source import Source, open_model
+from gossamer.formats.low_rank import LowRankWeight
+from gossamer.formats.packed import PackedWeight
 from gossamer.layers.packed_module import PackedModule
 
 _NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -149,13 +151,20 @@ def _stored(source: Source, name: str) -> tuple[int, float, str]:
     module = source.model.get_submodule(name)
     if isinstance(module, PackedModule) and module.meta is not None:
         packed = module.packed
-        return packed.num_bytes, share_of_zeros(packed.unpack()), describe_format(module.meta)
+        return packed.num_bytes, _packed_zeros(packed), describe_format(module.meta)
     weight = module.weight
     assert isinstance(weight, Tensor) and isinstance(reader, FolderReader)
     in_file = reader.folder.tensors.get(f"{name}.weight")
     if in_file is None:  # stored under a name that transformers changes while loading
         return weight.nbytes, share_of_zeros(weight), str(weight.dtype).removeprefix("torch.")
     return in_file.num_bytes, share_of_zeros(weight), _NAMES.get(in_file.dtype, in_file.dtype)
+
+
+def _packed_zeros(packed: PackedWeight) -> float:
+    """Return the share of zeros of a packed weight; of the sparse part where there is a low-rank one."""
+    if not isinstance(packed, LowRankWeight):
+        return share_of_zeros(packed.unpack())
+    return 1.0 if packed.residual is None else share_of_zeros(packed.residual.unpack())
 
 
 def share_of_zeros(weight: Tensor) -> float:
@@ -166,7 +175,10 @@ def share_of_zeros(weight: Tensor) -> float:
 
 
 def describe_format(meta: dict[str, Any]) -> str:
-    """Return a packed weight's declaration in a few words: "bitmask int4 group 64"."""
+    """Return a packed weight's declaration in a few words: "bitmask int4 group 64 + rank 16"."""
+    if "rank" in meta:
+        residual = meta.get("residual")
+        return f"{describe_format(residual)} + rank {meta['rank']}" if residual else f"rank {meta['rank']}"
     words = [str(meta["format"])]
     if "keep" in meta:
         words.append(f"{meta['keep']}:16")

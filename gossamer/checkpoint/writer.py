@@ -8,9 +8,9 @@ there is touched.
 import contextlib
 import errno
 import glob
+import itertools
 import os
 import shutil
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,15 +22,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gossamer.checkpoint.folder import INDEX, SINGLE
-from gossamer.checkpoint.manifest import usual_mode, write_json
-from gossamer.errors import RunError, UsageError
+from gossamer.checkpoint.manifest import sync_folder, usual_mode, write_json
+from gossamer.checkpoint.parts import checksum, checksums, join
+from gossamer.checkpoint.safetensors_header import read_header
+from gossamer.errors import DiskError, RunError, UsageError
 
 SHARD_BYTES = 2_000_000_000
 
 
 def check_target(out: Path, overwrite: bool, sources: Iterable[Path] = ()) -> None:
     """Raise UsageError unless `out` may be written; `sources` are files that are still needed."""
-    out = _resolved(out)
+    out = resolved(out)
     if any(place.resolve().is_relative_to(out) for source in sources for place in (source.parent, source)):
         raise UsageError(f"{out} holds the model that is read: it cannot be replaced by what is made of it.")
     if out.exists() and not overwrite:
@@ -44,7 +46,7 @@ def check_target(out: Path, overwrite: bool, sources: Iterable[Path] = ()) -> No
         raise UsageError(f"{out}: the folder {parent} is not writable.")
 
 
-def _resolved(out: Path) -> Path:
+def resolved(out: Path) -> Path:
     """The path without links; UsageError for one that no file system takes."""
     try:
         out = out.resolve()
@@ -63,24 +65,29 @@ def _ours_to_replace(folder: Path) -> bool:
 class FolderWriter:
     """Collects tensors and files of a model; `commit` makes them appear as the folder `out`.
 
-    Use as a context manager: leaving it without `commit` removes everything that was written.
+    Tensors go to `parts`, safetensors files that `finish` links into `folder`; `commit` renames that. Use as a
+    context manager: leaving it without `commit` removes everything that was written, unless a `place` was given,
+    which is its owner's (checkpoint/work_folder.py) to keep or to remove.
     """
 
-    def __init__(self, out: Path, overwrite: bool = False) -> None:
-        self.out = _resolved(out)
+    def __init__(self, out: Path, overwrite: bool = False, place: Path | None = None) -> None:
+        self.out = resolved(out)
         _remove_abandoned(self.out)
         check_target(self.out, overwrite)
         self.overwrite = overwrite
-        self.weight_map: dict[str, str] = {}
         self.tensor_bytes: dict[str, int] = {}
         self._pending: dict[str, Tensor] = {}
         self._pending_bytes = 0
-        self._shards: list[Path] = []
+        self._parts: list[Path] = []
+        self._num_parts = 0
         self._checksums: dict[str, int] = {}
-        self.folder = self.out.parent / f".{self.out.name}.partial-{os.getpid()}"
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._owned = place is None
+        self._place = place or self.out.parent / f".{self.out.name}.partial-{os.getpid()}"
+        self.folder, self._parts_folder = self._place / "model", self._place / "parts"
+        shutil.rmtree(self._place if self._owned else self.folder, ignore_errors=True)
         with disk_errors(self.out):
-            self.folder.mkdir()
+            for folder in (self._place, self.folder, self._parts_folder):
+                folder.mkdir(exist_ok=True)
 
     def __enter__(self) -> "FolderWriter":
         return self
@@ -88,12 +95,13 @@ class FolderWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._owned:
+            shutil.rmtree(self._place, ignore_errors=True)
 
     def add(self, tensors: dict[str, Tensor]) -> None:
-        """Take tensors under their full names; full shards go to disk at once."""
+        """Take tensors under their full names; much of them goes to disk at once."""
         for name, tensor in tensors.items():
-            assert name not in self._pending and name not in self.weight_map, f"{name} is written twice"
+            assert name not in self.tensor_bytes, f"{name} is written twice"
             self._pending[name] = tensor.detach().contiguous()
             self._pending_bytes += tensor.nbytes
             self.tensor_bytes[name] = tensor.nbytes
@@ -105,13 +113,55 @@ class FolderWriter:
         with disk_errors(self.out):
             write_json(self.folder / name, value)
 
+    def keep(self) -> dict[str, Any]:
+        """Flush to disk what was added so far; return what `restore` needs to go on from there, ready for JSON."""
+        with disk_errors(self.out):
+            self._flush()
+            loose = self._loose_parts()
+            if sum(part.stat().st_size for part in loose) >= SHARD_BYTES:
+                self._join(loose)
+            sync_folder(self._parts_folder)
+        return {
+            "parts": [part.name for part in self._parts],
+            "num_parts": self._num_parts,
+            "tensor_bytes": self.tensor_bytes,
+            "checksums": self._checksums,
+        }
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from what `keep` returned; what was written after it is forgotten."""
+        self._parts = [self._parts_folder / name for name in kept["parts"]]
+        self._num_parts = kept["num_parts"]
+        self.tensor_bytes, self._checksums = dict(kept["tensor_bytes"]), dict(kept["checksums"])
+        if missing := [part.name for part in self._parts if not part.is_file()]:
+            raise RunError(
+                f"{self._parts_folder}: {missing[0]} of the stopped run is missing. Start it anew."
+            )
+        self.remove_unused()
+
+    def remove_unused(self) -> None:
+        """Delete parts that were joined into others, or written after the last `keep`."""
+        for part in set(self._parts_folder.iterdir()) - set(self._parts):
+            part.unlink()
+
+    def tensors(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Read back tensors that were flushed."""
+        found, wanted = {}, set(names)
+        for part in self._parts:
+            for name in wanted & set(read_header(part)):
+                with safe_open(part, "pt") as content:
+                    found[name] = content.get_tensor(name).clone()
+        return found
+
     def finish(self) -> None:
-        """Write the last shard, read everything back as a check, and give the shards the names that loaders expect.
+        """Write the last part, read everything back as a check, and give the shards the names that loaders expect.
 
         Raises RunError when what was written differs from what was given.
         """
         with disk_errors(self.out):
             self._flush()
+            if len(loose := self._loose_parts()) > 1:
+                self._join(loose)
             self._check_shards()
             self._name_shards()
 
@@ -123,6 +173,7 @@ class FolderWriter:
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
             self._take_place()
+            sync_folder(self.out.parent)
         return self.out
 
     def _take_place(self) -> None:
@@ -142,53 +193,87 @@ class FolderWriter:
     def _flush(self) -> None:
         if not self._pending:
             return
-        path = self.folder / f"shard-{len(self._shards)}"
+        path = self._next_part()
         with disk_errors(self.out):
             save_file(self._pending, path, metadata={"format": "pt"})
-        self.weight_map.update(dict.fromkeys(self._pending, path.name))
-        self._shards.append(path)
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+        self._parts.append(path)
         self._pending, self._pending_bytes = {}, 0
 
+    def _next_part(self) -> Path:
+        self._num_parts += 1
+        return self._parts_folder / f"part-{self._num_parts:05d}"
+
+    def _loose_parts(self) -> list[Path]:
+        """The parts after those that are large enough to be shards of their own."""
+        whole = itertools.takewhile(lambda part: part.stat().st_size >= SHARD_BYTES, self._parts)
+        return self._parts[len(list(whole)) :]
+
+    def _join(self, loose: list[Path]) -> None:
+        path = self._next_part()
+        join(loose, path)
+        self._parts = [*self._parts[: len(self._parts) - len(loose)], path]
+
     def _check_shards(self) -> None:
-        for path in self._shards:
-            with safe_open(path, "pt") as shard:
-                for name in shard.keys():  # noqa: SIM118 - no mapping
-                    if _checksum(shard.get_tensor(name)) != self._checksums[name]:
-                        raise RunError(
-                            f"{self.out}: {name}: what was written is not what was given to be written. "
-                            "Is the disk failing? Nothing is left behind."
-                        )
+        for part in self._parts:
+            for name, value in checksums(part).items():
+                if value != self._checksums[name]:
+                    raise RunError(
+                        f"{self.out}: {name}: what was written is not what was given to be written. "
+                        "Is the disk failing? Nothing is left behind."
+                    )
 
     def _name_shards(self) -> None:
-        """Give the shards the names that transformers looks for."""
-        if len(self._shards) == 1:
-            self._shards[0].rename(self.folder / SINGLE)
+        """Show the parts in the folder under the names that transformers looks for."""
+        if len(self._parts) == 1:
+            _link(self._parts[0], self.folder / SINGLE)
             return
-        names = {}
-        for number, path in enumerate(self._shards, start=1):
-            names[path.name] = f"model-{number:05d}-of-{len(self._shards):05d}.safetensors"
-            path.rename(self.folder / names[path.name])
-        weight_map = {tensor: names[shard] for tensor, shard in self.weight_map.items()}
+        weight_map: dict[str, str] = {}
+        for number, part in enumerate(self._parts, start=1):
+            name = f"model-{number:05d}-of-{len(self._parts):05d}.safetensors"
+            _link(part, self.folder / name)
+            weight_map |= dict.fromkeys(read_header(part), name)
         index = {"metadata": {"total_size": sum(self.tensor_bytes.values())}, "weight_map": weight_map}
         write_json(self.folder / INDEX, index)
 
 
+class Nowhere(FolderWriter):
+    """The writer of a process that only helps to calibrate: nothing is written."""
+
+    def __init__(self) -> None:
+        return
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        return
+
+
+def _link(part: Path, name: Path) -> None:
+    """A second name for the same bytes; a copy where the file system has no links."""
+    try:
+        name.hardlink_to(part)
+    except OSError:
+        shutil.copyfile(part, name)
+
+
 def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return checksum([tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data])
 
 
 @contextlib.contextmanager
 def disk_errors(out: Path) -> Iterator[None]:
-    """Turn a full or failing disk into a RunError that says so."""
+    """Turn a full or failing disk into a DiskError that says so."""
     try:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
         full = number in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
         if full:
-            raise RunError(f"{out}: the disk is full. Nothing was written under that name.") from error
+            raise DiskError(f"{out}: the disk is full. Nothing was written under that name.") from error
         if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
-            raise RunError(f"{out}: could not be written ({error}). Nothing is left behind.") from error
+            raise DiskError(
+                f"{out}: could not be written ({error}). Nothing was written under that name."
+            ) from error
         raise
 
 

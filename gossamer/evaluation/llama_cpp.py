@@ -1,7 +1,7 @@
-"""llama.cpp as a peer in speed measurements, through llama-cpp-python when it is installed (`gossamer[bench]`).
+"""llama.cpp as a peer in measurements, through llama-cpp-python when it is installed (`gossamer[bench]`).
 
-The model runs as llama.cpp's own tools run it: weights repacked for the machine where it does that, the whole prompt in
-one batch, flash attention as it decides, greedy decoding with the logits of the last token only.
+For speed the model runs as llama.cpp's own tools run it: weights repacked for the machine where it does that, the whole
+prompt in one batch, flash attention as it decides, greedy decoding with the logits of the last token only.
 """
 
 import importlib
@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 import numpy
+import torch
 from torch import Tensor
 
 from gossamer.errors import UsageError
@@ -65,3 +66,35 @@ class LlamaCppModel:
         self._llama.eval(ids)
         logits = numpy.ctypeslib.as_array(self._llama._ctx.get_logits(), shape=(self._llama.n_vocab(),))
         return int(logits.argmax())
+
+
+class LlamaCppLogits:
+    """A GGUF file run by llama.cpp, as `evaluation.perplexity` takes models: ids_1L to logits [1, L, V] in float32."""
+
+    dtype = "llama.cpp"
+    """What a signature says about the arithmetic."""
+
+    def __init__(self, path: str | Path, length: int, threads: int):
+        module = llama_cpp()
+        if module is None:
+            raise UsageError(
+                "perplexity of llama.cpp's models needs llama-cpp-python: pip install 'gossamer[bench]'."
+            )
+        self._llama: Any = module.Llama(
+            str(path), n_ctx=length, n_batch=length, n_ubatch=min(length, 512), n_threads=threads,
+            n_threads_batch=threads, logits_all=True, verbose=False,
+        )  # fmt: skip
+        self.config = SimpleNamespace(vocab_size=self._llama.n_vocab())
+
+    def __call__(self, ids_1L: Tensor, use_cache: bool = False) -> SimpleNamespace:
+        """Return an object with the logits of one window, read from an empty cache."""
+        self._llama.reset()
+        self._llama.eval(ids_1L[0].tolist())
+        logits_LV = torch.from_numpy(
+            numpy.asarray(self._llama.scores[: ids_1L.shape[1]], dtype=numpy.float32)
+        )
+        return SimpleNamespace(logits=logits_LV[None].clone())
+
+    def close(self) -> None:
+        """Give its memory back."""
+        self._llama.close()

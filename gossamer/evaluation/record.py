@@ -90,7 +90,7 @@ def _layer(entry: Any) -> Layer:
     shape = look(entry, "shape")
     sizes = [number(each) for each in shape] if isinstance(shape, list | tuple) else []
     known = [size for size in sizes if size is not None and size > 0]
-    bits = number(entry, "bits")
+    bits, rank = number(entry, "bits"), number(entry, "rank")
     return Layer(
         name=name,
         label=name if block is None else label_in_block(name),
@@ -98,7 +98,9 @@ def _layer(entry: Any) -> Layer:
         num_weights=math.prod(known) if known and len(known) == len(sizes) else 0.0,
         sparsity=number(entry, "sparsity"),
         relative_error=number(entry, "relative_error"),
-        format=(text(entry, "format") or "?") + ("" if bits is None else f", {bits:g} bits"),
+        format=(text(entry, "format") or "?")
+        + ("" if bits is None else f", {bits:g} bits")
+        + ("" if rank is None else f", rank {rank:g}"),
         num_bytes=number(entry, "bytes"),
         notes=texts(entry, "notes"),
     )

@@ -100,7 +100,7 @@ def write_report(
         raise UsageError(f"{out}: exists already. Choose another name, or allow it to be overwritten.")
     page = render(manifests, list(names) if names is not None else default_names(manifests))
     try:
-        _write(out, page)
+        write_page(out, page)
     except OSError as error:
         raise RunError(f"{out}: the report could not be written ({error}).") from error
     return out
@@ -124,8 +124,8 @@ def render(manifests: Sequence[Any], names: list[str]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plotly = _script(get_plotlyjs())
-    drawing = _script((_HERE / "report.js").read_text(encoding="utf-8"))
+    plotly = script(get_plotlyjs())
+    drawing = script((_HERE / "report.js").read_text(encoding="utf-8"))
     parents = list(dict.fromkeys(parent_name(each) for each in manifests))
     return environment.get_template("report.html.j2").render(
         title=", ".join(parents), names=names, version=text(manifests[0], "gossamer_version"),
@@ -138,7 +138,7 @@ def render(manifests: Sequence[Any], names: list[str]) -> str:
         sections=[_section(each, name) for each, name in zip(manifests, names, strict=True)],
         plotly=plotly,
         drawing=drawing,
-        policy=f"default-src 'none'; script-src {_hash(plotly)} {_hash(drawing)}; "
+        policy=f"default-src 'none'; script-src {script_hash(plotly)} {script_hash(drawing)}; "
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
     )  # fmt: skip
 
@@ -146,20 +146,20 @@ def render(manifests: Sequence[Any], names: list[str]) -> str:
 # ---- scripts and the file ---------------------------------------------------------------------------------
 
 
-def _script(source: str) -> Markup:
+def script(source: str) -> Markup:
     """Mark our own script as safe to stand in the page; a browser hashes it with plain line ends."""
     assert "</script" not in source.lower()
     assert "<!--" not in source
     return Markup(source.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def _hash(source: str) -> Markup:
+def script_hash(source: str) -> Markup:
     """Return what a content security policy calls an inline script by."""
     digest = hashlib.sha256(source.encode("utf-8")).digest()
     return Markup(f"'sha256-{base64.b64encode(digest).decode('ascii')}'")
 
 
-def _write(out: Path, page: str) -> None:
+def write_page(out: Path, page: str) -> None:
     """Write beside, flush to disk, rename."""
     with tempfile.NamedTemporaryFile("wb", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
         try:

@@ -7,6 +7,8 @@
     floats and mask     bitmask; nm as above, of 16-bit values; block if the mask is made of whole blocks;
                         dense if no kept weight is zero
 
+With factors of a low-rank part, low_rank over one of these; over none if the mask keeps nothing and there are no codes.
+
 A tie goes to the format named first in `candidates`. coo, csr and csc are for interchange and never chosen.
 
 O output features, I input features.
@@ -21,16 +23,17 @@ from gossamer.formats import dense, integer
 from gossamer.formats.bitmask import BitmaskWeight, check_mask, integer_values
 from gossamer.formats.block import BlockWeight, block_mask
 from gossamer.formats.dense import DenseWeight
+from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight, check_quantized
+from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import NmWeight, fewest_slots
-from gossamer.formats.packed import PackedWeight
 from gossamer.formats.quantized import Quantized
-from gossamer.formats.stored import dtype_name, round_values
+from gossamer.formats.stored import StoredWeight, dtype_name, round_values
 
 BLOCK_SHAPES = ((64, 64), (32, 32), (16, 16), (8, 8), (4, 4), (16, 1), (1, 16))
 """Shapes that are tried, rows x columns."""
 
-Candidate = tuple[int, Callable[[], PackedWeight]]
+Candidate = tuple[int, Callable[[], StoredWeight]]
 """Exact bytes, and how to pack."""
 
 
@@ -39,12 +42,17 @@ def pack(
     mask_OI: Tensor | None,
     quantized: Quantized | None,
     float_dtype: torch.dtype = torch.bfloat16,
-) -> PackedWeight:
+    factors: Factors | None = None,
+) -> StoredWeight:
     """Return the smallest packed form of a weight; `.mask()` gives back exactly `mask_OI`.
 
     With codes, they decide the values and `weight_OI` is not read; without, the weights are rounded to
-    `float_dtype`.
+    `float_dtype`. With factors, the weight is what they are added to, and the mask is its mask.
     """
+    if factors is not None:
+        whole = quantized is None and mask_OI is not None and not bool(mask_OI.any())
+        residual = None if whole else pack(weight_OI, mask_OI, quantized, float_dtype)
+        return LowRankWeight.pack(factors, residual)
     if quantized is not None:
         candidates = _integer_candidates(quantized, mask_OI)
     else:
@@ -109,5 +117,5 @@ def _float_candidates(weight_OI: Tensor, mask_OI: Tensor | None, dtype: torch.dt
 
 def _block_packer(
     weight_OI: Tensor, block: tuple[int, int], dtype: torch.dtype, mask_OI: Tensor
-) -> Callable[[], PackedWeight]:
+) -> Callable[[], StoredWeight]:
     return lambda: BlockWeight.pack(weight_OI, block, dtype, mask_OI)

@@ -13,6 +13,7 @@ from gossamer.formats.block import BlockWeight
 from gossamer.formats.checks import Meta, Specs, read_choice
 from gossamer.formats.dense import DenseWeight
 from gossamer.formats.integer import IntegerWeight
+from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import NmWeight
 from gossamer.formats.sparse import CooWeight, CscWeight, CsrWeight
 from gossamer.formats.stored import StoredWeight
@@ -59,6 +60,7 @@ FORMATS: dict[str, type[StoredWeight]] = {
     "coo": CooWeight,
     "csr": CsrWeight,
     "csc": CscWeight,
+    "low_rank": LowRankWeight,
 }
 
 

@@ -24,7 +24,7 @@ Operator = Callable[[Tensor, str], Tensor]
 
 ACTIVATIONS = ("float", "int8")
 
-NATIVE = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm}
+NATIVE = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm, "low_rank": cpu.low_rank}
 """Format -> how to build its native product; None comes back when a kind has no kernel."""
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gossamer.errors import RunError
 from gossamer.kernels.dispatch import native_module
+from gossamer.kernels.reference import low_rank_part
 
 Meta = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
@@ -90,6 +91,48 @@ def nm(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
         shape, meta["keep"], meta["values"], group_size=meta.get("group_size"), **tensors
     )
     return CpuMatrix(matrix, shape)
+
+
+class LowRankMatrix:
+    """S + A B as native matrices, and its product S x + A (B x); `residual` is None when A B is the whole."""
+
+    __slots__ = ("left", "residual", "right")
+
+    def __init__(self, residual: CpuMatrix | None, left: CpuMatrix, right: CpuMatrix):
+        self.residual, self.left, self.right = residual, left, right
+
+    def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
+        """Return y_TO as `CpuMatrix.matmul` does."""
+        y_TO = self.left.matmul(self.right.matmul(x_TI, activations), activations)
+        return y_TO if self.residual is None else y_TO.add_(self.residual.matmul(x_TI, activations))
+
+
+def low_rank(meta: Meta, tensors: Tensors) -> LowRankMatrix | None:
+    """Return the product of a `low_rank` matrix; None without native kernels or one for its residual."""
+    if native_module() is None:
+        return None
+    left, right, residual = (_part(meta, tensors, name) for name in ("left", "right", "residual"))
+    if left is None or right is None or (residual is None and meta["residual"] is not None):
+        return None
+    return LowRankMatrix(residual, left, right)
+
+
+def _part(meta: Meta, tensors: Tensors, name: str) -> CpuMatrix | None:
+    """Return the product of a part of a `low_rank` matrix; None where there is no such part, or no kernel for it."""
+    if meta[name] is None:
+        return None
+    part, own = low_rank_part(meta, tensors, name)
+    build = BUILD.get(part["format"])
+    return None if build is None else build(part, own)
+
+
+def dense_matrix(meta: Meta, tensors: Tensors) -> CpuMatrix:
+    """Return the product of a `dense` matrix; RunError without native kernels."""
+    return CpuMatrix(dense(tensors["weight"]), _shape(meta))
+
+
+BUILD = {"integer": integer, "bitmask": bitmask, "nm": nm, "dense": dense_matrix}
+"""Format of a part of a `low_rank` matrix -> how to build its product."""
 
 
 def dense(weight_OI: Tensor) -> Any:

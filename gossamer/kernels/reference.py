@@ -76,6 +76,17 @@ def sparse_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str =
     return torch.sparse.mm(weight, x_TI.T.contiguous()).T.contiguous()
 
 
+def low_rank_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str = "float") -> Tensor:
+    """Return y_TO = x S^T + (x B^T) A^T for the `low_rank` format; S is left out where there is no residual."""
+
+    def product(name: str, x: Tensor) -> Tensor:
+        part, own = low_rank_part(meta, tensors, name)
+        return MATMUL[part["format"]](part, own, x, activations)
+
+    y_TO = product("left", product("right", x_TI))
+    return y_TO if meta["residual"] is None else y_TO.add_(product("residual", x_TI))
+
+
 MATMUL = {
     "integer": integer_matmul,
     "bitmask": bitmask_matmul,
@@ -85,6 +96,7 @@ MATMUL = {
     "coo": sparse_matmul,
     "csr": sparse_matmul,
     "csc": sparse_matmul,
+    "low_rank": low_rank_matmul,
 }
 
 
@@ -330,3 +342,31 @@ def expand_pointers(pointers: Tensor) -> Tensor:
     """Return, for each stored item, the row it belongs to: [0, 2, 3] -> [0, 0, 1] (int64)."""
     counts = pointers.diff().long()
     return torch.arange(counts.numel(), device=pointers.device).repeat_interleave(counts)
+
+
+def low_rank_part(meta: Meta, tensors: Tensors, name: str) -> tuple[Meta, dict[str, Tensor]]:
+    """Return declaration and tensors of one part of a `low_rank` matrix: left, right or residual."""
+    prefix = f"{name}_"
+    own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    return meta[name], own
+
+
+def low_rank_unpack(meta: Meta, tensors: Tensors) -> Tensor:
+    """Return weight_OI (float32) of a `low_rank` matrix."""
+
+    def unpack(name: str) -> Tensor:
+        part, own = low_rank_part(meta, tensors, name)
+        return UNPACK[part["format"]](part, own)
+
+    weight_OI = unpack("left") @ unpack("right")
+    return weight_OI if meta["residual"] is None else weight_OI.add_(unpack("residual"))
+
+
+UNPACK = {
+    "integer": integer_unpack,
+    "bitmask": bitmask_unpack,
+    "nm": nm_unpack,
+    "dense": dense_unpack,
+    "block": block_unpack,
+}
+"""How the parts of a `low_rank` matrix are unpacked."""

@@ -35,7 +35,7 @@ class GPTQ(Grid):
 
     needs: ClassVar[type[Statistic] | None] = Gram
 
-    damping: float = Field(default=0.01, ge=0.0, le=1.0)
+    damping: float = Field(default=0.1, ge=0.0, le=1.0)
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
     act_order: bool = True
     """Quantize the inputs of largest norm first, with all scales fitted at the start; false: in their order,

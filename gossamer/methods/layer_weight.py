@@ -10,15 +10,17 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, RecipeError
+from gossamer.formats.factors import Factors
 from gossamer.formats.quantized import Quantized
 
 
 @dataclass(frozen=True, slots=True)
 class LayerWeight:
-    """The weight, what is kept of it, and its codes if it has been quantized.
+    """The weight, what is kept of it, its codes if it has been quantized, and factors if it has a low-rank part.
 
     ``weight_OI`` always holds the values that the packed layer will have: zeros where the mask is False,
-    dequantized values where there are codes.
+    dequantized values where there are codes. With factors it is what they are added to, and so are mask, codes and
+    ``target_OI``: a step that prunes, fits or quantizes does not need to know of them.
     """
 
     weight_OI: Tensor
@@ -27,11 +29,26 @@ class LayerWeight:
     """bool, True = kept; None = every weight is kept."""
     quantized: Quantized | None = None
     target_OI: Tensor = field(default=None)  # type: ignore[assignment]
-    """What the weight was at first, for steps that fit it again; defaults to `weight_OI`."""
+    """What the weight was at first, less what the factors give, for steps that fit it again; else `weight_OI`."""
+    factors: Factors | None = None
 
     def __post_init__(self) -> None:
         if self.target_OI is None:
             object.__setattr__(self, "target_OI", self.weight_OI)
+
+    @property
+    def whole_OI(self) -> Tensor:
+        """The weight together with its low-rank part."""
+        return self.weight_OI if self.factors is None else self.weight_OI + self.factors.product()
+
+    @property
+    def whole_target_OI(self) -> Tensor:
+        """What weight and low-rank part together are fitted to."""
+        return self.target_OI if self.factors is None else self.target_OI + self.factors.product()
+
+    def with_factors(self, factors: Factors) -> Self:
+        """Return the layer with another low-rank part; the target loses what that gives, the weight stays."""
+        return replace(self, factors=factors, target_OI=self.whole_target_OI - factors.product())
 
     def with_weight(self, weight_OI: Tensor) -> Self:
         """Return the layer with other values of its weights."""
@@ -62,6 +79,10 @@ class LayerWeight:
                 f"{method} was given a layer that an earlier step has quantized to {self.quantized.bits}"
                 " bits. Prune first, quantize last, and only once: reorder the steps or narrow their layers."
             )
+        self.require_finite(method)
+
+    def require_finite(self, method: str) -> None:
+        """Raise CheckpointError if a weight is NaN or infinite."""
         if not bool(torch.isfinite(self.weight_OI).all()):
             bad = int((~torch.isfinite(self.weight_OI)).sum())
             raise CheckpointError(

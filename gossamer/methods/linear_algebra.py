@@ -49,9 +49,12 @@ class InverseFactor:
 def inverse_factor(gram_II: Tensor, damping: float, notes: list[str]) -> InverseFactor:
     """Return U of H^-1 = U^T U; as `damped_factor` otherwise."""
     factor = damped_factor(gram_II.flip(0, 1), damping, notes)
-    identity_II = torch.eye(gram_II.shape[0], dtype=torch.float64)
-    upper_II = torch.linalg.solve_triangular(factor.lower_II, identity_II, upper=False).flip(0, 1)
-    return InverseFactor(upper_II.float().contiguous(), factor.dead_I.flip(0), factor.damping)
+    lower_II, dead_I, damping = factor.lower_II, factor.dead_I.flip(0), factor.damping
+    del factor  # with the damped matrix, which is as large as all that follows
+    inverse_II = torch.eye(gram_II.shape[0], dtype=torch.float64).T  # by columns, as LAPACK solves in place
+    torch.linalg.solve_triangular(lower_II, inverse_II, upper=False, out=inverse_II)
+    del lower_II
+    return InverseFactor(inverse_II.float().flip(0, 1).contiguous(), dead_I, damping)
 
 
 def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFactor:
@@ -81,9 +84,8 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
     diagonal_I[dead_I] = mean
     strength = damping
     while True:
-        damped_II = hessian_II.clone()
-        damped_II.diagonal().copy_(diagonal_I + strength * mean)
-        lower_II, failed = torch.linalg.cholesky_ex(damped_II)
+        hessian_II.diagonal().copy_(diagonal_I + strength * mean)
+        lower_II, failed = torch.linalg.cholesky_ex(hessian_II)
         if not bool(failed):
             break
         if strength >= STRONGEST_DAMPING:
@@ -96,4 +98,4 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
         notes.append(
             f"the Gram matrix is not positive definite: damping raised from {damping:g} to {strength:g}"
         )
-    return DampedFactor(damped_II, lower_II, dead_I, strength)
+    return DampedFactor(hessian_II, lower_II, dead_I, strength)

@@ -5,11 +5,14 @@ from typing import Any
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, RunError
+from gossamer.kernels.cpu import LowRankMatrix
 from gossamer.kernels.dispatch import native_module
 from gossamer.runtime.plan import HIDDEN, AddNorm, Attention, Embed, Head, Linear, Linears, Norm, Plan
 from gossamer.runtime.weights import Weights
 
 NormArguments = tuple[Tensor, Tensor | None, float, bool]
+Product = tuple[Any, Tensor | None, int]
+"""Native matrix, bias, buffer for the result."""
 
 
 def bind(plan: Plan, weights: Weights) -> Any:
@@ -48,14 +51,7 @@ class _Binder:
                 positions = None if op.positions is None else self.weights.matrix(op.positions)
                 self.native.embed(self.weights.matrix(op.table), op.scale, positions)
             case Linears():
-                self.native.linears(
-                    self.buffers[op.input],
-                    [self.linear(linear) for linear in op.linears],
-                    self.norm(op.norm),
-                    op.then,
-                    op.activation,
-                    self.buffers[op.target],
-                )
+                self.linears(op)
             case AddNorm():
                 self.native.add_norm(self.buffers[op.input], self.buffers[op.target], self.norm(op.norm))
             case Attention():
@@ -63,7 +59,50 @@ class _Binder:
             case Head():
                 self.head(op)
 
-    def linear(self, linear: Linear) -> tuple[Any, Tensor | None, int]:
+    def linears(self, op: Linears) -> None:
+        """Products of one input. Those with a low-rank part are S x and B x here, and A (B x) added afterwards."""
+        parts = {linear: part for linear in op.linears if (part := self.weights.low_rank(linear.module))}
+        products = [self.linear(linear) for linear in op.linears if linear not in parts]
+        reduced = {}
+        for number, (linear, part) in enumerate(parts.items()):
+            reduced[linear] = self.scratch(f"reduced {number}", part.right.num_outputs)
+            products.append((part.right.native, None, reduced[linear]))
+            if part.residual is not None and op.then != "add":
+                products.append(self.residual(linear, part))
+        self.products(op, products, "store" if parts else op.then)
+        for linear, part in parts.items():
+            if part.residual is not None and op.then == "add":
+                self.products(op, [self.residual(linear, part)], "add")
+            self.add_factors(op, linear, part, reduced[linear])
+        if parts and op.then == "gate":
+            first, *others = (self.buffers[linear.output] for linear in op.linears)
+            self.native.gate(first, others[0] if others else -1, self.buffers[op.target], op.activation)
+
+    def products(self, op: Linears, products: list[Product], then: str) -> None:
+        source, target = self.buffers[op.input], self.buffers[op.target]
+        self.native.linears(source, products, self.norm(op.norm), then, op.activation, target)
+
+    def residual(self, linear: Linear, part: LowRankMatrix) -> Product:
+        assert part.residual is not None
+        return part.residual.native, self.weights.bias(linear.module), self.buffers[linear.output]
+
+    def add_factors(self, op: Linears, linear: Linear, part: LowRankMatrix, reduced: int) -> None:
+        """A (B x), added to where the residual's product went; where there is none, in its place."""
+        adds = op.then == "add" or part.residual is not None
+        bias = self.weights.bias(linear.module) if part.residual is None else None
+        output = self.buffers[op.target if op.then == "add" else linear.output]
+        product = self.scratch("product", part.left.num_outputs) if adds else output
+        then = "add" if adds else "store"
+        self.native.linears(reduced, [(part.left.native, bias, product)], None, then, op.activation, output)
+
+    def scratch(self, name: str, width: int) -> int:
+        """Return a buffer of the binder's own, the same for each op that asks for this name and width."""
+        key = f"{name} {width}"
+        if key not in self.buffers:
+            self.buffers[key] = self.native.buffer(width)
+        return self.buffers[key]
+
+    def linear(self, linear: Linear) -> Product:
         matrix = self.weights.matrix(linear.module, self.plan.transposed)
         return matrix, self.weights.bias(linear.module), self.buffers[linear.output]
 

@@ -70,6 +70,16 @@ class Weights:
             self._matrices[key] = made
         return self._matrices[key]
 
+    def low_rank(self, module: str) -> cpu.LowRankMatrix | None:
+        """Return the native parts of a weight with a low-rank part; None for others, and where one has no kernel."""
+        meta = self._packed.get(module)
+        if meta is None or meta["format"] != "low_rank":
+            return None
+        try:
+            return cpu.low_rank(meta, self._tensors_of(module, meta))
+        except (FormatError, ValueError) as error:
+            raise CheckpointError(f"{self.where}: {module}: {error}") from error
+
     def vector(self, name: str, offset: float = 0.0) -> Tensor:
         """Return a parameter as contiguous float32, `offset` added."""
         tensor = self._tensor(name)
@@ -107,15 +117,19 @@ class Weights:
         return cpu.dense((weight_OI.T if transposed else weight_OI).contiguous())
 
     def _from_packed(self, module: str, meta: dict[str, Any]) -> Any:
-        specs = tensor_specs(meta)
-        tensors = {name: self._tensor(f"{module}.{name}") for name in specs}
-        check_tensors(meta["format"], specs, tensors)
+        tensors = self._tensors_of(module, meta)
         build = KERNELS.get(meta["format"])
         made = None if build is None else build(meta, tensors)
         if made is not None:
             return made.native
         packed = from_tensors(meta, tensors)  # a format without a kernel runs dense
         return cpu.dense(packed.unpack().contiguous())
+
+    def _tensors_of(self, module: str, meta: dict[str, Any]) -> dict[str, Tensor]:
+        specs = tensor_specs(meta)
+        tensors = {name: self._tensor(f"{module}.{name}") for name in specs}
+        check_tensors(meta["format"], specs, tensors)
+        return tensors
 
 
 def open_weights(path: str | Path) -> Weights:

@@ -5,7 +5,10 @@ import pytest
 import torch
 from gguf.constants import GGMLQuantizationType
 
+import gossamer
 from gossamer.checkpoint.summary import describe_format, inspect, share_of_zeros
+from gossamer.formats.low_rank import LowRankWeight
+from gossamer.recipe import parse_recipe
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models import KINDS, save_tiny, tiny_model
 
@@ -78,3 +81,22 @@ def test_formats_are_described_in_words() -> None:
         "nm 4:16 int4 4 bits group 64"
     )
     assert describe_format({"format": "dense", "dtype": "bfloat16"}) == "dense bfloat16"
+    assert describe_format(LowRankWeight.declare_factors((8, 9), 3, None)) == "rank 3"
+    residual = {"format": "integer", "shape": [8, 9], "bits": 4, "group_size": 9}
+    assert (
+        describe_format(LowRankWeight.declare_factors((8, 9), 3, residual))
+        == "integer 4 bits group 9 + rank 3"
+    )
+
+
+def test_the_sparsity_of_a_weight_with_a_low_rank_part_is_that_of_the_rest(
+    parent, text, tmp_path: Path
+) -> None:
+    recipe = (
+        "steps: [{layers: '*.mlp.*', method: basil, rank: 3}, {layers: '*.q_proj', method: svd, rank: 2}]"
+    )
+    settings = {"text": str(text), "samples": 2, "length": 32}
+    gossamer.compress(parent("llama"), parse_recipe(recipe), out=tmp_path / "out", **settings)
+    shown = {matrix.name: (matrix.sparsity, matrix.format) for matrix in inspect(tmp_path / "out").matrices}
+    assert shown["model.layers.0.mlp.up_proj"] == (0.5, "bitmask float32 + rank 3")
+    assert shown["model.layers.1.self_attn.q_proj"] == (1.0, "rank 2")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import gossamer
 from gossamer.checkpoint import side_files, writer
-from gossamer.checkpoint.folder import read_folder
+from gossamer.checkpoint.folder import SINGLE, read_folder
 from gossamer.checkpoint.writer import FolderWriter, check_target
 from gossamer.errors import RunError, UsageError
 from gossamer.recipe import parse_recipe
@@ -191,9 +191,9 @@ def test_nothing_is_left_after_an_error_or_an_interrupt(error: type[BaseExceptio
     assert names(tmp_path) == []
 
 
-def test_an_interrupt_in_the_middle_of_the_loop_leaves_nothing(parent, tmp_path: Path) -> None:
-    def interrupt(what: str, done: int, _total: int) -> None:
-        if what == "blocks" and done == 1:
+def test_an_interrupt_before_the_first_block_is_finished_leaves_nothing(parent, tmp_path: Path) -> None:
+    def interrupt(what: str, _done: int, _total: int) -> None:
+        if what == "blocks":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -208,7 +208,7 @@ def test_the_old_folder_stays_if_the_new_one_cannot_be_finished(
     real = Path.rename
 
     def refuse(self: Path, target: Path) -> Path:
-        if ".partial-" in self.name:
+        if self.name == "model":
             raise OSError(errno.EIO, "broken")
         return real(self, target)
 
@@ -227,14 +227,14 @@ torch.set_num_threads(1)
 import gossamer
 from gossamer.recipe import parse_recipe
 def slow(what, done, total):
-    if what == "blocks" and done == 1:
-        print("half", flush=True)
+    if what == "blocks" and done == 0:
+        print("begun", flush=True)
         time.sleep(60)
 gossamer.compress(sys.argv[1], parse_recipe(sys.argv[2]), out=sys.argv[3], overwrite=True, progress=slow)
 """
 
 
-def test_a_killed_run_leaves_nothing_under_the_name_and_the_next_run_cleans_up(
+def test_a_run_killed_in_its_first_block_leaves_nothing_under_the_name_and_the_next_run_cleans_up(
     parent, tmp_path: Path
 ) -> None:
     out = tmp_path / "out[1]"
@@ -242,29 +242,41 @@ def test_a_killed_run_leaves_nothing_under_the_name_and_the_next_run_cleans_up(
         [sys.executable, "-c", RUN, str(parent("llama")), HALF, str(out)], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "half\n"
-    [partial] = names(tmp_path)
-    assert partial.startswith(".out[1].partial-")
+    assert process.stdout.readline() == "begun\n"
+    assert names(tmp_path) == [".out[1].run"]
+    with pytest.raises(UsageError, match="another run is writing it"):
+        gossamer.compress(parent("llama"), parse_recipe(HALF), out=out)
     with pytest.raises(UsageError, match="no such thing"), FolderWriter(out):
         raise UsageError("no such thing")
-    assert names(tmp_path) == [partial]  # of a run that is still alive
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert names(tmp_path) == [partial]
+    assert names(tmp_path) == [".out[1].run"]
     gossamer.compress(parent("llama"), parse_recipe(HALF), out=out)
     assert names(tmp_path) == ["out[1]"]
 
 
-def test_a_run_killed_while_it_replaced_a_folder_gives_the_old_one_back(tmp_path: Path) -> None:
-    out = model_folder(tmp_path / "out")
+def dead_process() -> int:
+    """The number of a process that has ended."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    out.rename(tmp_path / f".out.replaced-{dead.pid}")
+    return dead.pid
+
+
+def test_what_a_killed_export_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / f".out.partial-{dead_process()}" / "parts").mkdir(parents=True)
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_run_killed_while_it_replaced_a_folder_gives_the_old_one_back(tmp_path: Path) -> None:
+    out = model_folder(tmp_path / "out")
+    dead = dead_process()
+    out.rename(tmp_path / f".out.replaced-{dead}")
     with pytest.raises(UsageError, match="exists"):
         FolderWriter(out)
     assert (out / "mine.txt").read_text() == "old"
-    (tmp_path / f".out.replaced-{dead.pid}").mkdir()
+    (tmp_path / f".out.replaced-{dead}").mkdir()
     write(out, overwrite=True)
     assert names(tmp_path) == ["out"]
 
@@ -286,10 +298,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full_leaves_nothing(parent, small_disk: Path) -> None:
-    with pytest.raises(RunError, match="disk is full"):
+def test_a_disk_that_is_really_full_leaves_no_folder_and_what_was_done_can_be_resumed(
+    parent, small_disk: Path, tmp_path: Path
+) -> None:
+    whole = gossamer.compress(parent("llama"), parse_recipe(HALF), out=tmp_path / "whole")
+    with pytest.raises(RunError, match="disk is full") as error:
         gossamer.compress(parent("llama"), parse_recipe(HALF), out=small_disk / "out")
-    assert names(small_disk) == []
+    assert names(small_disk) == [".out.run"]
+    assert "--resume" in error.value.__notes__[0]
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    gossamer.compress(parent("llama"), parse_recipe(HALF), out=small_disk / "out", resume=True)
+    assert names(small_disk) == ["out"]
+    assert (small_disk / "out" / SINGLE).read_bytes() == (whole.folder / SINGLE).read_bytes()
 
 
 @pytest.mark.parametrize("place", ["save_file", "write_json", "copyfile", "mkdir"])
@@ -305,7 +325,7 @@ def test_a_full_disk_is_explained_wherever_it_is_met(
     with pytest.raises(RunError, match="disk is full"):
         gossamer.compress(source, parse_recipe(HALF), out=tmp_path / "out")
     monkeypatch.undo()
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ([".out.run"] if place in ("write_json", "copyfile") else [])
 
 
 def test_a_failing_disk_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

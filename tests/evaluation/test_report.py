@@ -235,6 +235,15 @@ def test_page_shows_everything_the_manifest_says() -> None:
         assert figure["data"]
 
 
+def test_page_names_the_rank_beside_the_bits() -> None:
+    layers = [
+        layer(0, "mlp.up", format="low_rank", rank=6),
+        layer(0, "mlp.down", format="low_rank", bits=None, rank=7),
+    ]
+    page = Page(render([{**MANIFEST, "layers": layers}], ["mine"]))
+    assert "low_rank, 4 bits, rank 6" in page.text and "low_rank, rank 7" in page.text
+
+
 def test_page_needs_no_network() -> None:
     page = Page(render([MANIFEST], ["mine"]))
     for tag, attributes in page.tags:

@@ -7,11 +7,13 @@ from torch import Tensor
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.block import BlockWeight
 from gossamer.formats.dense import DenseWeight
+from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight
+from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import NmWeight
-from gossamer.formats.packed import PackedWeight
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.sparse import CooWeight, CscWeight, CsrWeight
+from gossamer.formats.stored import StoredWeight
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -48,6 +50,10 @@ def nm_mask(num_rows: int, num_columns: int, keep: int, seed: int = 0) -> Tensor
     return mask
 
 
+def factors(num_rows: int, num_columns: int, rank: int, seed: int = 0) -> Factors:
+    return Factors.rounded(weight(num_rows, rank, seed), weight(rank, num_columns, seed + 1))
+
+
 def block_mask(
     num_rows: int, num_columns: int, block: tuple[int, int], density: float = 0.4, seed: int = 0
 ) -> Tensor:
@@ -56,9 +62,9 @@ def block_mask(
     return whole[:num_rows, :num_columns].contiguous()
 
 
-def all_formats() -> dict[str, PackedWeight]:
+def all_formats() -> dict[str, StoredWeight]:
     """One small example of every format and kind of value, of odd shapes."""
-    examples: dict[str, PackedWeight] = {}
+    examples: dict[str, StoredWeight] = {}
     for bits in range(2, 9):
         for symmetric in (True, False):
             kind = f"{bits}-{'symmetric' if symmetric else 'asymmetric'}"
@@ -79,6 +85,15 @@ def all_formats() -> dict[str, PackedWeight]:
         examples[f"block-{name}"] = BlockWeight.pack(dense, (4, 8), dtype, block_mask(21, 70, (4, 8)))
         for kind in (CooWeight, CsrWeight, CscWeight):
             examples[f"{kind.format}-{name}"] = kind.pack(dense, dtype, mask)
+    examples["low_rank"] = LowRankWeight.pack(factors(19, 96, 5), None)
+    for residual in ("integer-4-symmetric", "bitmask-4-asymmetric", "bitmask-4-symmetric", "nm-4-8", "dense-float16",
+                     "bitmask-bfloat16", "block-float32"):  # fmt: skip
+        part = examples[residual]
+        examples[f"low_rank-{residual}"] = LowRankWeight.pack(factors(*part.shape, 3), part)
+    right = IntegerWeight.pack(quantized(7, 96, 8, 32))
+    examples["low_rank-integer-factor"] = LowRankWeight.join(
+        DenseWeight.pack(weight(19, 7), torch.bfloat16), right, None
+    )
     return examples
 
 

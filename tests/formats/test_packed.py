@@ -134,6 +134,11 @@ def changed(name: str, key: str, index: Any, value: Any) -> tuple[dict[str, Any]
         ("coo-float32", "col_indices", 0, 70, "indices from 0 to 69"),
         ("coo-float32", "row_indices", 0, 20, "unique, sorted"),
         ("coo-float32", "values", 0, float("nan"), "finite"),
+        ("low_rank", "left_weight", (0, 0), float("nan"), "finite"),
+        ("low_rank-integer-factor", "right_scale", (0, 0, 0), float("inf"), "finite"),
+        ("low_rank-bitmask-4-symmetric", "residual_mask", (1, 0), 1 << 40, "outside the matrix"),
+        ("low_rank-bitmask-4-symmetric", "residual_offsets", 1, 2**62, "order"),
+        ("low_rank-nm-4-8", "residual_codes", (0, 0, 1, 3), 0x30, "empty slots"),
     ],
 )
 def test_hostile_contents_are_refused(name: str, key: str, index: Any, value: Any, message: str) -> None:

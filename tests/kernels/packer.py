@@ -128,6 +128,14 @@ def pack_bitmask(
     return scaled(rng, Packed(meta, tensors, weight_OI), kind, group_size)
 
 
+def pack_dense(rng: np.random.Generator, rows: int, columns: int, *, kind: str, group_size: int) -> Packed:
+    values_OI = random_values(rng, kind, (rows, columns))
+    meta = {"format": "dense", "shape": [rows, columns], "values": kind}
+    return Packed(
+        meta, {"weight": torch.from_numpy(values_OI).to(FLOATS[kind])}, values_OI.astype(np.float64)
+    )
+
+
 def pack_nm(
     rng: np.random.Generator, rows: int, columns: int, *, keep: int, kind: str, group_size: int
 ) -> Packed:

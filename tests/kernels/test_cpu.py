@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(native is None, reason="gossamer._native is not 
 
 ISAS = dispatch.available_isas()
 TOKENS = (1, 2, 3, 5, 16, 17, 40)
-SHAPES = ((1, 16), (15, 576), (16, 100), (17, 64), (33, 100))
+SHAPES = ((1, 16), (15, 576), (16, 100), (17, 64), (33, 100), (37, 13))
 """Odd rows and columns; groups: one per row, and the ones below."""
 GROUPED = ((17, 64, 32), (33, 192, 64), (16, 288, 96), (5, 96, 32))
 
@@ -40,12 +40,12 @@ FORMATS: dict[str, Make] = {
         for keep in (4, 8, 12)
         for kind in ("int4", "int8", "float16", "bfloat16")
     },
+    **{f"dense-{kind}": functools.partial(packer.pack_dense, kind=kind) for kind in packer.FLOATS},
 }
 
 
 def build(packed: Packed) -> cpu.CpuMatrix:
-    maker = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm}[packed.meta["format"]]
-    matrix = maker(packed.meta, packed.tensors)
+    matrix = cpu.BUILD[packed.meta["format"]](packed.meta, packed.tensors)
     assert matrix is not None
     return matrix
 

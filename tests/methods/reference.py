@@ -86,3 +86,26 @@ def correlated_gram(num_inputs, num_tokens=2048, seed=0):
     scales = np.exp(rng.normal(size=num_inputs))
     x = rng.normal(size=(num_tokens, num_inputs)) @ mixing * scales
     return x.T @ x / num_tokens, x
+
+
+def eora(error, gram, rank):
+    """EoRA, section 3: project the error on the scaled eigenvectors of the Gram matrix, truncate, project back."""
+    values, vectors = np.linalg.eigh(gram)
+    scaled = vectors * np.sqrt(values)
+    left, singular, right = np.linalg.svd(error @ scaled, full_matrices=False)
+    truncated = (left[:, :rank] * singular[:rank]) @ right[:rank]
+    return truncated @ (vectors / np.sqrt(values)).T
+
+
+def oats(weight, norms, rank, kept_per_row, iterations):
+    """OATS, algorithm 1: truncated singular values and the largest entries of each row by turns, on W D."""
+    scaled = weight * norms
+    sparse = np.zeros_like(scaled)
+    for _ in range(iterations):
+        left, singular, right = np.linalg.svd(scaled - sparse, full_matrices=False)
+        low_rank = (left[:, :rank] * singular[:rank]) @ right[:rank]
+        rest = scaled - low_rank
+        order = np.argsort(-np.abs(rest), axis=1)[:, :kept_per_row]
+        sparse = np.zeros_like(rest)
+        np.put_along_axis(sparse, order, np.take_along_axis(rest, order, 1), 1)
+    return sparse / norms, low_rank / norms

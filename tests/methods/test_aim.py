@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from gossamer.calibration.statistics import Moments
-from gossamer.methods.aim import DAMPING, aimed
+from gossamer.methods.aim import RIDGE_TOKENS, aimed
 
 
-def streams(num_tokens=4000, num_inputs=24, num_outputs=8, seed=0):
+def streams(num_tokens=400_000, num_inputs=24, num_outputs=8, seed=0):
     """Inputs of the dense and the compressed model, residual streams of both, and a weight."""
     generator = torch.Generator().manual_seed(seed)
     dense_TI = torch.randn(num_tokens, num_inputs, generator=generator)
@@ -25,7 +25,7 @@ def test_the_weight_is_ridge_regression_on_what_the_dense_model_gives():
     got_OI = aimed(weight_OI, weight_OI, moments, [])
     x, dense, drift, weight = (each.double().numpy() for each in (x_TI, dense_TI, drift_TO, weight_OI))
     gram = x.T @ x / len(x)
-    gram += DAMPING * np.diag(gram).mean() * np.eye(24)
+    gram += RIDGE_TOKENS / len(x) * np.diag(gram).mean() * np.eye(24)
     wanted = dense @ weight.T + drift - x @ weight.T
     exact = weight + np.linalg.solve(gram, x.T @ wanted / len(x)).T
     np.testing.assert_allclose(got_OI.numpy(), exact, atol=1e-4)
@@ -41,6 +41,16 @@ def test_the_outputs_come_closer_to_the_dense_stream():
         for each in (weight_OI, aimed(weight_OI, weight_OI, moments, []))
     ]
     assert errors[1] < 0.85 * errors[0]
+
+
+def test_a_few_tokens_move_the_weight_little():
+    x_TI, dense_TI, drift_TO, weight_OI = streams()
+    shifts = []
+    for num_tokens in (1000, 100_000):
+        moments = Moments(24)
+        moments.update_pair(x_TI[:num_tokens], dense_TI[:num_tokens], drift_TO[:num_tokens])
+        shifts.append(float((aimed(weight_OI, weight_OI, moments, []) - weight_OI).norm()))
+    assert shifts[0] < 0.1 * shifts[1]
 
 
 def test_where_nothing_was_lost_the_weight_stays_and_dead_inputs_keep_theirs():

@@ -53,7 +53,9 @@ def test_act_order_is_the_same_equations_on_inputs_sorted_by_norm():
     weight_OI, gram = case()
     matrix = gram.value().double().numpy()
     order = np.argsort(-np.diag(matrix), kind="stable")
-    result = gptq.apply(LayerWeight(weight_OI), gram, GPTQ(group_size=None, search=False, rounds=0), [])
+    result = gptq.apply(
+        LayerWeight(weight_OI), gram, GPTQ(group_size=None, damping=0.01, search=False, rounds=0), []
+    )
     weight, codes = reference.gptq(
         weight_OI.double().numpy()[:, order], matrix[np.ix_(order, order)], bits=4, group=192
     )

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+import gossamer
 from gossamer.checkpoint.loading import load
 from gossamer.kernels import dispatch
+from gossamer.recipe import parse_recipe
 from gossamer.runtime.engine import Engine, Sampling
 from tests.models import save_tiny
 from tests.runtime.engines import FAMILIES, error, exact, save_family, text_ids
@@ -67,6 +69,33 @@ def test_compressed_folders_agree_with_their_layers_in_transformers(kind: str, c
     assert error(exact(folder).logits(text_ids()), expected_TV) < TOLERANCE
     rounded_TV = exact(folder, activations="int8").logits(text_ids())
     assert 0 < error(rounded_TV, expected_TV) < 0.05
+
+
+LOW_RANK = {
+    "everywhere": "{layers: '*', method: basil, rank: 5, iterations: 3}, {layers: '*', method: gptq, group_size: 32}",
+    "alone": "{layers: '*', method: svd, rank: 20}",
+    "here and there": "{layers: '*', method: rtn, group_size: 32}, {layers: ['*q_proj', '*up_proj', '*.down_proj', "
+    "'*c_proj', '*c_fc'], method: eora, rank: 3}",
+    "of the head too": "{layers: ['*', head], method: rtn, group_size: 32}, "
+    "{layers: ['*', head], method: eora, rank: 3}",
+}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("where", LOW_RANK)
+def test_low_rank_parts_agree_with_their_layers_in_transformers(
+    where: str, kind: str, parent, text: Path, tmp_path: Path
+) -> None:
+    recipe = parse_recipe(f"calibration: {{samples: 4, length: 32}}\nsteps: [{LOW_RANK[where]}]")
+    if where == "of the head too" and kind != "llama":
+        pytest.skip("the head is tied to the embeddings, which are only quantized")
+    gossamer.compress(parent(kind), recipe, out=tmp_path / "out", text=str(text))
+    with torch.inference_mode():
+        expected_TV = load(tmp_path / "out").model(text_ids()[None]).logits[0]
+    for settings in ({}, {"threads": 2}, {"step_tokens": 1, "threads": 2}):
+        assert error(exact(tmp_path / "out", **settings).logits(text_ids()), expected_TV) < TOLERANCE
+    rounded_TV = exact(tmp_path / "out", activations="int8").logits(text_ids())
+    assert error(rounded_TV, expected_TV) < 0.05
 
 
 @pytest.mark.parametrize("rope", [

@@ -1,0 +1,319 @@
+"""llama.cpp's points and ours: perplexity, size and decoding speed in one table, and whether each point is beaten.
+
+    python benchmarks/frontier.py [--work DIR] [--windows N] [--rounds N] [--threads N] [--quality-only] [--out DIR]
+
+Five files are quantized by llama.cpp from the demo's GGUF. Each has an answer: a Gossamer recipe (`ANSWERS`, a file in
+benchmarks/frontier/ or a shipped name) that has to have no larger perplexity, no larger size, and at least twice the
+decoding speed. Perplexity of both is measured on the same windows by the same code: llama.cpp gives logits, and
+`gossamer.evaluation.perplexity` makes the figure. All models are loaded at once for speed and run interleaved. What a
+folder was measured at is kept in WORK/quality.json until its recipe or the windows change. Writes frontier.json, .md
+and .html. Needs llama-cpp-python (`gossamer[bench]`). Progress on stderr.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gossamer.checkpoint.manifest import write_json
+from gossamer.checkpoint.source import open_model
+from gossamer.data.assets import fetch_demo_assets
+from gossamer.data.deduplicate import deduplicate
+from gossamer.data.sources import read_documents
+from gossamer.data.tokens import Windows, tokenize, windows
+from gossamer.evaluation.bandwidth import read_bandwidth
+from gossamer.evaluation.evaluate import DEFAULT_LENGTH
+from gossamer.evaluation.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp
+from gossamer.evaluation.native import NativeModel
+from gossamer.evaluation.perplexity import perplexity
+from gossamer.evaluation.surroundings import business, cpu_model, is_noisy, num_cores, steal_share, versions
+from gossamer.pipeline import compress
+from gossamer.recipe import load_recipe
+
+POINTS = {"Q8_0": 7, "Q4_K_M": 15, "Q3_K_M": 12, "Q4_0": 2, "Q2_K": 10}
+"""llama.cpp's names and numbers of file types."""
+ANSWERS = {
+    "Q8_0": "stored-e8",
+    "Q4_K_M": "stored-e8",
+    "Q3_K_M": "stored-e6",
+    "Q4_0": "stored-e6",
+    "Q2_K": "stored-e5",
+}
+"""Which recipe answers which point."""
+EXTRA = ("int4-best", "int4", "sparse50-int4", "nm4of16-int4")
+"""Recipes that are measured too if their folders are in the work folder already; they cost minutes each."""
+RECIPES = Path(__file__).parent / "frontier"
+TARGET = 2.0
+PROMPT, TOKENS = 64, 64
+Figures = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="llama.cpp's points and ours.")
+    parser.add_argument("--work", type=Path, default=Path("build/frontier"))
+    parser.add_argument("--windows", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--quality-only", action="store_true", help="leave speed out")
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    given = parser.parse_args()
+    module = llama_cpp()
+    if module is None:
+        sys.exit("benchmarks/frontier.py needs llama-cpp-python: pip install 'gossamer[bench]'")
+    given.work.mkdir(parents=True, exist_ok=True)
+    assets = fetch_demo_assets(report=say)
+    files = {name: quantized(module, assets.model_gguf, name, given.work) for name in POINTS}
+    folders = {
+        name: answered(name, assets.model_gguf, assets.calibration_text, given.work)
+        for name in dict.fromkeys(ANSWERS.values())
+    }
+    folders |= {name: given.work / name for name in EXTRA if (given.work / name).is_dir()}
+    cut = evaluation_windows(assets.model_gguf, assets.evaluation_text, given.windows)
+    quality = measure_quality(files, folders, cut, given)
+    speed = None if given.quality_only else measure_speed(files, folders, given.threads, given.rounds)
+    report = {
+        "command": "make frontier",
+        "cpu": cpu_model(),
+        "versions": {**versions(), "llama-cpp-python": module.__version__},
+        "dense": quality["dense"],
+        "models": {name: quality[name] for name in (*files, *folders)},
+        "speed": speed,
+        "rows": [compare(point, ANSWERS[point], quality, speed) for point in POINTS],
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_json(given.out / "frontier.json", report)
+    (given.out / "frontier.md").write_text(as_page(report), encoding="utf-8")
+    write_plot(report, given.out / "frontier.html")
+    say(f"wrote {given.out / 'frontier.md'}")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress
+
+
+# ---- what is measured -------------------------------------------------------------------------------------
+
+
+def quantized(module: Any, parent: Path, name: str, work: Path) -> Path:
+    """Return llama.cpp's file of a point; made from the parent if it is not there."""
+    path = work / f"{name}.gguf"
+    if not path.exists():
+        say(f"quantizing {name}")
+        settings = module.llama_model_quantize_default_params()
+        settings.ftype, settings.allow_requantize = POINTS[name], True
+        partial = work / f"{name}.partial"
+        if module.llama_model_quantize(os.fsencode(parent), os.fsencode(partial), settings):
+            sys.exit(f"llama.cpp could not write {path}")
+        partial.replace(path)
+    return path
+
+
+def recipe_path(name: str) -> str:
+    """A file beside this script, or a shipped name."""
+    own = RECIPES / f"{name}.yaml"
+    return str(own) if own.is_file() else name
+
+
+def answered(name: str, parent: Path, text: Path, work: Path) -> Path:
+    """Return the folder of a recipe; made if it is not there, or was made by another text of the recipe."""
+    folder = work / name
+    recipe = load_recipe(recipe_path(name))
+    manifest = folder / "gossamer.json"
+    if not manifest.is_file() or json.loads(manifest.read_text())["recipe"] != recipe.to_dict():
+        compress(
+            parent, recipe, out=folder, text=str(text), overwrite=True,
+            progress=lambda what, done, total: say(f"{name}: {what} {done}/{total}"),
+        )  # fmt: skip
+    return folder
+
+
+def evaluation_windows(parent: Path, text: Path, count: int) -> Windows:
+    """The windows of `gossamer evaluate`: 1024 tokens, no overlap, from the start of the text."""
+    documents = deduplicate(read_documents(text)).documents
+    stream = tokenize(documents, open_model(parent).tokenizer(), text.name)
+    return windows(stream, DEFAULT_LENGTH, None, count)
+
+
+def measure_quality(
+    files: dict[str, Path], folders: dict[str, Path], cut: Windows, given: argparse.Namespace
+) -> dict[str, Figures]:
+    """Perplexity and size of every model and the dense parent; from WORK/quality.json where it is known."""
+    store = given.work / "quality.json"
+    known: dict[str, Figures] = json.loads(store.read_text()) if store.is_file() else {}
+    found: dict[str, Figures] = {}
+    parent = fetch_demo_assets().model_gguf
+    for name, path in {"dense": parent, **files, **folders}.items():
+        key = f"{name} {identity(path)} {cut.sha8}"
+        if key not in known:
+            say(f"perplexity of {name}")
+            known[key] = quality_of(name, path, cut, given.threads)
+            write_json(store, known)
+        found[name] = known[key]
+    return found
+
+
+def identity(path: Path) -> str:
+    """Eight digits that change with the weights."""
+    file = path / "gossamer.json" if path.is_dir() else path
+    if path.is_dir():
+        manifest = json.loads(file.read_text())
+        return hashlib.sha256(f"{manifest['created']} {manifest['recipe_yaml']}".encode()).hexdigest()[:8]
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+
+
+def quality_of(name: str, path: Path, cut: Windows, threads: int) -> Figures:
+    """Perplexity by our protocol: llama.cpp runs its files, the native engine our folders and the parent."""
+    if path.suffix == ".gguf" and name != "dense":
+        peer = LlamaCppLogits(path, cut.length, threads)
+        measured = perplexity(peer, cut, lambda done, total: say(f"{name}: {done}/{total}"))
+        peer.close()
+        size = path.stat().st_size
+    else:
+        model = NativeModel.open(path, "int8", threads)
+        measured = perplexity(model, cut, lambda done, total: say(f"{name}: {done}/{total}"))
+        size = open_model(path).size_bytes
+    return {
+        "perplexity": measured.perplexity,
+        "signature": measured.signature,
+        "size_bytes": size,
+        "engine": "llama.cpp" if path.suffix == ".gguf" and name != "dense" else "native",
+    }
+
+
+def measure_speed(files: dict[str, Path], folders: dict[str, Path], threads: int, rounds: int) -> Figures:
+    """Decode all models interleaved: each round visits all of them, in turn from the front and from the back."""
+    models: dict[str, Any] = {name: NativeModel.open(path, "int8", threads) for name, path in folders.items()}
+    models |= {name: LlamaCppModel(path, threads, PROMPT + TOKENS + 1) for name, path in files.items()}
+    ids = torch.randint(40_000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
+    taken: dict[str, list[float]] = {name: [] for name in models}
+    before, probes = business(), [read_bandwidth(threads).gb_per_s]
+    for number in range(rounds + 1):
+        say(f"speed: round {number} of {rounds}")
+        for name in list(models) if number % 2 else list(reversed(models)):
+            seconds = models[name].run_round(ids, TOKENS).decode
+            if number:
+                taken[name].append(TOKENS / seconds)
+    after = business()
+    probes.append(read_bandwidth(threads).gb_per_s)
+    return {
+        "threads": threads,
+        "rounds": taken,
+        "decode_tokens_per_s": {name: statistics.median(values) for name, values in taken.items()},
+        "read_bandwidth_gb_per_s": statistics.mean(probes),
+        "noisy": is_noisy(before, after, num_cores()),
+        "steal_share": steal_share(before, after),
+        "loadavg": [before.loadavg, after.loadavg],
+    }
+
+
+# ---- what is said -----------------------------------------------------------------------------------------
+
+
+def compare(point: str, answer: str, quality: dict[str, Figures], speed: Figures | None) -> Figures:
+    """One row: a point of llama.cpp, its answer, and which of the three demands are met."""
+    theirs, ours = quality[point], quality[answer]
+    ratios = None
+    if speed is not None:
+        pairs = zip(speed["rounds"][answer], speed["rounds"][point], strict=True)
+        ratios = sorted(own / other for own, other in pairs)
+    met = {
+        "perplexity": ours["perplexity"] <= theirs["perplexity"],
+        "size": ours["size_bytes"] <= theirs["size_bytes"],
+        "speed": None if ratios is None else statistics.median(ratios) >= TARGET,
+    }
+    return {
+        "point": point,
+        "answer": answer,
+        "speed_ratio": None if ratios is None else [statistics.median(ratios), ratios[0], ratios[-1]],
+        "met": met,
+        "beaten": all(met.values()) if ratios is not None else None,
+    }
+
+
+def as_page(report: Figures) -> str:
+    """The table in Markdown."""
+    speed = report["speed"]
+    software = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines = [
+        "# llama.cpp's points and ours",
+        "",
+        f"`{report['command']}` on {report['cpu']}; {software}. SmolLM2-135M; both sides are made from the demo's "
+        "file, which is Q4_1: recipes named `stored` keep its linears as they are. Wanted: no larger perplexity, "
+        f"no larger size, {TARGET:g} x the decoding speed (median of interleaved rounds, smallest to largest). "
+        "Raw figures: `frontier.json`.",
+        "",
+    ]
+    if speed is None:
+        lines += ["Speed was not measured.", ""]
+    elif speed["noisy"]:
+        lines += ["**Noisy run:** other processes or the hypervisor took time. Do not quote its speeds.", ""]
+    lines += [
+        "| llama.cpp | perplexity | MB | tokens/s | Gossamer | perplexity | MB | tokens/s | ratio | beaten |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [as_row(row, report) for row in report["rows"]]
+    answers = {row["answer"] for row in report["rows"]}
+    others = [name for name in report["models"] if name not in POINTS and name not in answers]
+    if others:
+        lines += ["", "| also measured | perplexity | MB | tokens/s |", "|---|---|---|---|"]
+        lines += ["| " + " | ".join([name, *cells(name, report)]) + " |" for name in others]
+    lines += [
+        "",
+        f"Dense parent: perplexity {report['dense']['perplexity']:.2f}. Signature: `{report['dense']['signature']}`; "
+        "`dtype` says what computed the logits.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_row(row: Figures, report: Figures) -> str:
+    ratio = row["speed_ratio"]
+    told = "not measured" if ratio is None else f"{ratio[0]:.2f} x ({ratio[1]:.2f} to {ratio[2]:.2f})"
+    missed = [name for name, fine in row["met"].items() if fine is False]
+    verdict = (
+        f"no: {', '.join(missed)}" if missed else "yes" if row["beaten"] else "but for speed, not measured"
+    )
+    left, right = cells(row["point"], report), cells(row["answer"], report)
+    return "| " + " | ".join([row["point"], *left, row["answer"], *right, told, verdict]) + " |"
+
+
+def cells(name: str, report: Figures) -> list[str]:
+    """Perplexity, size and speed of a model."""
+    figures = report["models"][name]
+    speed = "" if report["speed"] is None else f"{report['speed']['decode_tokens_per_s'][name]:.0f}"
+    return [f"{figures['perplexity']:.2f}", f"{figures['size_bytes'] / 1e6:.1f}", speed]
+
+
+def write_plot(report: Figures, out: Path) -> None:
+    """Perplexity against size, and against speed where it was measured, on one page that needs no network."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    speed = report["speed"]
+    figure = make_subplots(rows=1, cols=1 if speed is None else 2, shared_yaxes=True)
+    for engine in ("llama.cpp", "native"):
+        names = [name for name, each in report["models"].items() if each["engine"] == engine]
+        perplexities = [report["models"][name]["perplexity"] for name in names]
+        style = {"mode": "markers+text", "text": names, "textposition": "top center", "name": engine}
+        color = {"color": "#0f6b74" if engine == "native" else "#8a8f94", "size": 10}
+        sizes = [report["models"][name]["size_bytes"] / 1e6 for name in names]
+        figure.add_trace(go.Scatter(x=sizes, y=perplexities, marker=color, **style), 1, 1)
+        if speed is not None:
+            rates = [speed["decode_tokens_per_s"][name] for name in names]
+            figure.add_trace(
+                go.Scatter(x=rates, y=perplexities, marker=color, showlegend=False, **style), 1, 2
+            )
+            figure.update_xaxes(title_text="decode, tokens/s", row=1, col=2)
+    figure.update_xaxes(title_text="size, MB", row=1, col=1)
+    figure.update_yaxes(title_text="perplexity", row=1, col=1)
+    figure.update_layout(title="llama.cpp's points and ours, SmolLM2-135M", template="simple_white")
+    figure.write_html(out, include_plotlyjs=True, full_html=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""`python -m gossamer`, and `torchrun -m gossamer` for several processes."""
+
+from gossamer.cli import main
+
+main()

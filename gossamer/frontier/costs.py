@@ -1,0 +1,128 @@
+"""What a level of a matrix costs: bytes by arithmetic, milliseconds by timing its kernel on this machine.
+
+A kernel is timed on one token with int8 activations, going through copies of one matrix that together do not fit in a
+cache, as a decode step goes through the layers. What a step does besides products is learned from the first model that
+is verified.
+
+O output features, I input features.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from gossamer.calibration_text import Progress
+from gossamer.checkpoint.architecture import linear_shape
+from gossamer.checkpoint.side_files import copy_side_files
+from gossamer.checkpoint.source import Source
+from gossamer.formats.choose import pack
+from gossamer.formats.stored import NATIVE
+from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, level, options_for
+from gossamer.frontier.state import State
+from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.rtn import RTN
+from gossamer.methods.rtn import apply as rtn
+from gossamer.plan import head_is_tied, predicted_bytes, stored_dtypes
+
+COLD_BYTES, MOST_COPIES, PASSES = 96 << 20, 2048, 5
+CONFIG_BYTES_PER_MATRIX = 800
+"""What config.json and gossamer.json say about a matrix, about; learned exactly from the first folder written."""
+
+
+class Costs:
+    """The matrices that the search may change, and what each of their levels costs."""
+
+    def __init__(self, source: Source) -> None:
+        parts = source.architecture
+        skeleton = source.reader.skeleton
+        self.embedding = parts.token_embedding
+        self.tied = head_is_tied(source)
+        self.head = None if self.tied else parts.output_head
+        linears = [name for block in parts.blocks for name in parts.linears(block)]
+        self.shapes = {name: linear_shape(skeleton.get_submodule(name)) for name in linears}
+        for name in (self.embedding, self.head):
+            if name is not None:
+                rows, columns = skeleton.get_submodule(name).weight.shape
+                self.shapes[name] = (rows, columns)
+        self.linears, self.outside = linears, [name for name in self.shapes if name not in linears]
+        dtypes = stored_dtypes(source)
+        self.dtypes = {name: dtypes[f"{name}.weight"] for name in self.shapes}
+        changed = {f"{name}.weight" for name in self.shapes}
+        parameters = skeleton.named_parameters()
+        rest = sum(value.numel() * dtypes[name].itemsize for name, value in parameters if name not in changed)
+        self.fixed_bytes = rest + _side_bytes(source) + CONFIG_BYTES_PER_MATRIX * len(self.shapes)
+
+    def options(self, name: str, sparse: bool, dense: bool = True) -> list[str]:
+        """The levels of one matrix: with or without those that prune, with or without those that do not."""
+        if name in self.outside:
+            return options_for(OUTSIDE, self.shapes[name][1])
+        return options_for((DENSE if dense else ()) + (SPARSE if sparse else ()), self.shapes[name][1])
+
+    def bytes(self, name: str, option: str) -> int:
+        """Bytes of a matrix in a level."""
+        return predicted_bytes(self.shapes[name], level(option).steps, self.dtypes[name])
+
+    def milliseconds(self, name: str, option: str, state: State) -> float:
+        """Milliseconds of a matrix in a decode step; an embedding that is no head takes none."""
+        if name == self.embedding and not self.tied:
+            return 0.0
+        key = _key(self.shapes[name], option)
+        if key not in state.section("milliseconds"):
+            state.put("milliseconds", key, kernel_ms(self.shapes[name], option))
+        value: float = state.section("milliseconds")[key]
+        return value
+
+
+def _side_bytes(source: Source) -> int:
+    """Bytes of the tokenizer and the settings that go with the weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy_side_files(source, Path(folder))
+        return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def _key(shape: tuple[int, int], option: str) -> str:
+    return f"{shape[0]}x{shape[1]} {option}"
+
+
+def time_kernels(costs: Costs, state: State, progress: Progress) -> None:
+    """Time every level of every shape; writes the section `milliseconds`."""
+    known = state.section("milliseconds")
+    wanted = {
+        _key(costs.shapes[name], option): (costs.shapes[name], option)
+        for name in costs.shapes
+        for option in costs.options(name, sparse=True)
+    }
+    todo = [key for key in wanted if key not in known]
+    for number, key in enumerate(todo):
+        progress("timing kernels", number, len(todo))
+        state.put("milliseconds", key, kernel_ms(*wanted[key]))
+    if todo:
+        progress("timing kernels", len(todo), len(todo))
+        state.save()
+
+
+def kernel_ms(shape: tuple[int, int], option: str) -> float:
+    """Return the time of one product with one token, the matrix read from memory."""
+    generator = torch.Generator().manual_seed(0)
+    weight_OI = torch.randn(shape, generator=generator)
+    chosen = level(option)
+    layer = LayerWeight(weight_OI)
+    if chosen.target is not None:
+        layer = layer.pruned(chosen.target.pattern.keep_largest(weight_OI.abs(), chosen.target.share))
+    grid = RTN(**chosen.grid.model_dump(include={"bits", "group_size", "symmetric"}), search=False)
+    layer = rtn(layer, None, grid, [])
+    packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, torch.bfloat16)
+    count = max(1, min(MOST_COPIES, COLD_BYTES // packed.num_bytes))
+    copies = [{name: tensor.clone() for name, tensor in packed.tensors().items()} for _ in range(count)]
+    products = [NATIVE[packed.format](packed.meta(), each) for each in copies]
+    x_1I = torch.randn(1, shape[1], generator=generator)
+    seconds = []
+    for _ in range(PASSES + 1):
+        started = time.perf_counter()
+        for product in products:
+            product.matmul(x_1I, "int8")  # type: ignore[union-attr]
+        seconds.append(time.perf_counter() - started)
+    return 1e3 * statistics.median(seconds[1:]) / count
