@@ -19,7 +19,7 @@ import gossamer
 from gossamer.checkpoint.manifest import read_manifest, write_json
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.surroundings import cpu_model, versions
-from gossamer.recipe import Recipe, load_recipe, parse_recipe
+from gossamer.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
 
 
 def published(step: str) -> str:
@@ -33,13 +33,10 @@ SMOLLM2: dict[str, str] = {
     "sparsegpt 50 %": published("method: sparsegpt, sparsity: 0.5"),
     "sparsegpt 8:16": published("method: sparsegpt, pattern: '8:16'"),
     "sparsegpt 2:4": published("method: sparsegpt, pattern: '2:4'"),
-    "sparse50": "sparse50",
-    "int8": "int8",
-    "int4": "int4",
-    "int4-best": "int4-best",
-    "sparse50-int4": "sparse50-int4",
-    "nm8of16-int4": "nm8of16-int4",
-    "nm4of16-int4": "nm4of16-int4",
+    "int4 symmetric": "steps:\n"
+    "  - {layers: '*', method: gptq, bits: 4, group_size: 64}\n"
+    "  - {layers: [embeddings, head], method: rtn, bits: 8}\n",
+    **{name: name for name in shipped_recipes()},
 }
 MINILM = {
     "MiniLM admm 50 % + int8": "calibration: {samples: 4000, length: 32}\n"
@@ -57,7 +54,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("demo/quality"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--only", nargs="*", help="names of the recipes to measure")
-    parser.add_argument("--windows", type=int, default=24)
+    parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--quality-only", action="store_true", help="leave speed out")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
