@@ -53,7 +53,7 @@ Step::Room Step::make_room(int64_t tokens) const {
       width = std::max(width, padded(plan_.widths[static_cast<size_t>(linears->input)]));
   const int64_t floats = tokens * width * 4, codes = tokens * width, folds = padded(tokens * width / 32 * 4);
   Room room;
-  room.pages = Pages(floats + static_cast<int64_t>(kLayouts) * (floats + codes + 2 * folds + width * 4));
+  room.pages = Pages(floats + static_cast<int64_t>(kLayouts) * (floats + codes + 3 * folds + width * 4));
   uint8_t* next = room.pages.get<uint8_t>();
   const auto take = [&next](int64_t bytes) {
     uint8_t* start = next;
@@ -66,6 +66,7 @@ Step::Room Step::make_room(int64_t tokens) const {
     memory.codes = take(codes);
     memory.scales = reinterpret_cast<float*>(take(folds));
     memory.starts = reinterpret_cast<int32_t*>(take(folds));
+    memory.sums = reinterpret_cast<float*>(take(folds));
     memory.group_sums = reinterpret_cast<float*>(take(width * 4));
   }
   return room;

@@ -81,7 +81,11 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
                               .granule = layout.windows ? 16 : 4, .scale_columns = layout.scale_columns,
                               .fold_columns = layout.fold_columns, .is_unsigned = layout.windows,
                               .zero = layout.zero};
-      table.quantize(plan, rows, memory.codes + t * width, memory.scales + t * folds, memory.starts + t * folds);
+      float* scales = memory.scales + t * folds;
+      int32_t* starts = memory.starts + t * folds;
+      table.quantize(plan, rows, memory.codes + t * width, scales, starts);
+      if (!layout.windows)
+        for (int64_t i = 0; i < block * folds; ++i) memory.sums[t * folds + i] = scales[i] * static_cast<float>(starts[i]);
     } else if (!is_plain(layout, tokens)) {
       pack_float(layout, rows, block, layout.windows ? 16 : 1, memory.x + t * width);
     }
@@ -96,6 +100,7 @@ Activations prepared(const KernelTable& table, const ActivationLayout& layout, c
   if (layout.int8) {
     act.fold_columns = layout.fold_columns;
     act.codes = memory.codes, act.scales = memory.scales, act.starts = memory.starts;
+    act.sums = memory.sums;
     return act;
   }
   act.x = is_plain(layout, tokens) ? x : memory.x;

@@ -32,6 +32,7 @@ struct ActivationMemory {
   uint8_t* codes = nullptr;    // [tokens, padded_columns]
   float* scales = nullptr;     // [tokens, folds]
   int32_t* starts = nullptr;   // [tokens, folds]
+  float* sums = nullptr;       // [tokens, folds]
   float* group_sums = nullptr; // [sum_groups]
 };
 

@@ -58,12 +58,13 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
   const uint8_t* x = act.codes + token * m.padded_columns();
   const float* x_scale = act.scales + token * folds;
   const int32_t* x_start = act.starts + token * folds;
+  const float* x_sum = act.sums + token * folds;
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
   for (int64_t group = 0, fold = 0; group < m.groups; ++group) {
     const F16 scale = scales.of(group, 1.0f);
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
-    for (; fold < end; ++fold, x_scale += size, x_start += size) {
+    for (; fold < end; ++fold, x_scale += size, x_start += size, x_sum += size) {
       I16 low[size], high[size];
       unroll<size>([&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(x_start[t]), high[t] = set1_i(0); });
       unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
@@ -83,7 +84,7 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
       if (!scales.minimum) continue;
       const F16 offset = mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero));
       unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_start[t])), total[t]);
+        total[t] = fma_f(offset, set1_f(x_sum[t]), total[t]);
       });
     }
   }
@@ -169,13 +170,13 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
 }
 
 template <int size, bool small, bool asymmetric>
-void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_start, int64_t columns,
-                 int fold_columns, const Rows& rows, int64_t token, bool begin) {
+void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_start, const float* x_sum,
+                 int64_t columns, int fold_columns, const Rows& rows, int64_t token, bool begin) {
   constexpr int unrolled = kLargestBlock >= 12 ? kStepQuads : 1;  // quads
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = begin ? zero_f() : rows.load(token + t); });
   const uint8_t(*codes)[64] = panel.codes;
-  for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_start += size) {
+  for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_start += size, x_sum += size) {
     I16 acc[size];
     unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(x_start[t]); });
     for (int quad = 0; quad < fold_columns / 4; quad += unrolled, codes += unrolled, x += 4 * unrolled * size)
@@ -189,7 +190,7 @@ void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_sca
     if constexpr (asymmetric) {
       const F16 offset = load_f(panel.offset[step]);
       unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        total[t] = fma_f(offset, set1_f(x_scale[t] * static_cast<float>(x_start[t])), total[t]);
+        total[t] = fma_f(offset, set1_f(x_sum[t]), total[t]);
       });
     }
   }
@@ -227,8 +228,7 @@ struct Sweep {
       const uint8_t* x = act.codes + t * m.padded_columns() + column * size;
       const int64_t fold = t * (m.padded_columns() / act.fold_columns) + column / act.fold_columns * size;
       const float* scales = act.scales + fold;
-      const int32_t* starts = act.starts + fold;
-      sweep_some<size>(panel, x, scales, starts, columns, act.fold_columns, rows, t, column == 0);
+      sweep_some<size>(panel, x, scales, act.starts + fold, act.sums + fold, columns, act.fold_columns, rows, t, column == 0);
     });
   }
 };

@@ -38,7 +38,7 @@ class Buffer {
 };
 
 struct Workspace {
-  Buffer x, codes, scales, starts, group_sums;
+  Buffer x, codes, scales, starts, sums, group_sums;
 };
 
 Workspace& workspace() {
@@ -64,6 +64,7 @@ Activations prepare(const KernelTable& table, const ActivationLayout& layout, co
     memory.codes = work.codes.get<uint8_t>(tokens * width);
     memory.scales = work.scales.get<float>(tokens * layout.folds());
     memory.starts = work.starts.get<int32_t>(tokens * layout.folds());
+    memory.sums = work.sums.get<float>(tokens * layout.folds());
   } else if (!is_plain(layout, tokens)) {
     memory.x = work.x.get<float>(tokens * width);
   }

@@ -28,6 +28,7 @@ struct Activations {
   const float* scales = nullptr;   // [fold][tokens of the block]
   // Where sums of products begin: -zero of the weights * sum of signed codes over a fold, same shape; not filled for unsigned ones.
   const int32_t* starts = nullptr;
+  const float* sums = nullptr;     // scales * starts: what an offset of the weights multiplies, times -zero
   int fold_columns = 0;            // 32 or 64: columns summed in integers before a scale is applied
 };
 
