@@ -1,7 +1,7 @@
 """3BASiL: a sparse and a low-rank part found together on the whole Gram matrix (Makni et al. 2026, arXiv 2603.01376).
 
 Minimises tr((W - S - L) H (W - S - L)^T) over S with a given number of weights kept and L = A B of rank R, H the damped
-Gram matrix, with inputs scaled to unit norm. ADMM as in methods/admm.py, with a third block:
+Gram matrix, with inputs scaled to unit norm. ADMM as in methods/alternate.py, with a third block:
 
     Z = the largest entries of S + U, the others zero
     U = U + S - Z
@@ -17,19 +17,17 @@ Cost:   O * I^2 + K (2 O I + I^2) multiply-adds an iteration, an inverse of I x 
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.formats.factors import Factors
+from gossamer.methods.alternate import alternate, unit_norm
 from gossamer.methods.conjugate import fit_kept
 from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor
 from gossamer.methods.low_rank import LowRankTarget, start, turn, within
 from gossamer.methods.target import PruneTarget
 
-PENALTY, GROWTH, UPDATE = 0.3, 1.6, 5
 CONJUGATE_STEPS = 4
 """Of each turn of the refit."""
 
@@ -54,13 +52,12 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: BASiL, note
     """
     assert isinstance(statistic, Gram), "basil needs Gram"
     layer.require_changeable("basil")
-    damped_II = damped_factor(statistic.value(), settings.damping, notes).damped_II
-    scale_I = damped_II.diagonal().rsqrt()
-    hessian_II = (scale_I[:, None] * damped_II * scale_I).float()
-    scale_I = scale_I.float()
+    hessian_II, scale_I = unit_norm(statistic.value(), settings.damping, notes)
     target_OI = layer.whole_target_OI / scale_I
     low_rank = _LowRank(target_OI, hessian_II, settings.rank_for(*target_OI.shape))
-    sparse_OI, mask_OI = _alternate(low_rank, layer.mask_OI, settings)
+    sparse_OI, mask_OI = alternate(
+        target_OI, hessian_II, layer.mask_OI, settings, settings.iterations, low_rank.image_beside
+    )
     for _ in range(settings.refit):
         rest_OI = target_OI - low_rank.product()
         sparse_OI = fit_kept(sparse_OI, mask_OI, rest_OI, hessian_II, CONJUGATE_STEPS)
@@ -81,35 +78,10 @@ class _LowRank:
         self.basis_OK = turn(rest_OI, self.hessian_II, self.basis_OK)
         self.left_OR, self.right_RI = within(rest_OI, self.hessian_II, self.basis_OK, self.rank)
 
+    def image_beside(self, sparse_OI: Tensor) -> Tensor:
+        """Fit the low-rank part to what the sparse one leaves, and return its product with H."""
+        self.fit(sparse_OI)
+        return self.left_OR @ (self.right_RI @ self.hessian_II)
+
     def product(self) -> Tensor:
         return self.left_OR @ self.right_RI
-
-
-def _alternate(low_rank: _LowRank, within_OI: Tensor | None, settings: BASiL) -> tuple[Tensor, Tensor]:
-    """Return the sparse part after the last iteration, and the mask of its largest entries."""
-    target_OI, hessian_II = low_rank.target_OI, low_rank.hessian_II
-    pull_OI = target_OI @ hessian_II
-    weight_OI, dual_OI = target_OI, torch.zeros_like(target_OI)
-    penalty = PENALTY
-    inverse_II = _inverse(hessian_II, penalty)
-    for iteration in range(settings.iterations):
-        if iteration and iteration % UPDATE == 0:
-            penalty *= GROWTH
-            dual_OI /= GROWTH
-            inverse_II = _inverse(hessian_II, penalty)
-        sum_OI = weight_OI + dual_OI
-        mask_OI = settings.pattern.keep_largest(sum_OI.square(), settings.share, within_OI)
-        dual_OI = sum_OI.masked_fill(mask_OI, 0.0)
-        low_rank.fit(sum_OI - dual_OI)
-        right_OI = torch.where(mask_OI, sum_OI, -sum_OI).mul_(penalty).add_(pull_OI)  # rho (Z - U) + W H
-        right_OI -= low_rank.left_OR @ (low_rank.right_RI @ hessian_II)
-        weight_OI = right_OI @ inverse_II
-    sum_OI = weight_OI + dual_OI
-    return weight_OI, settings.pattern.keep_largest(sum_OI.square(), settings.share, within_OI)
-
-
-def _inverse(hessian_II: Tensor, penalty: float) -> Tensor:
-    """Return (H + penalty * I)^-1; with inputs of unit norm the penalty keeps it well-conditioned in float32."""
-    shifted_II = hessian_II.clone()
-    shifted_II.diagonal().add_(penalty)
-    return torch.cholesky_inverse(torch.linalg.cholesky(shifted_II))

@@ -32,6 +32,15 @@ def fit_kept(
     return weight_OI
 
 
+def fit_kept_scaled(
+    weight_OI: Tensor, mask_OI: Tensor, target_OI: Tensor, hessian_II: Tensor, iterations: int
+) -> Tensor:
+    """Return what `fit_kept` does with inputs scaled to unit norm, which is their diagonal preconditioner."""
+    scale_I = hessian_II.diagonal().rsqrt()
+    scaled_II = scale_I[:, None] * hessian_II * scale_I
+    return fit_kept(weight_OI / scale_I, mask_OI, target_OI / scale_I, scaled_II, iterations) * scale_I
+
+
 def _ratio(above: Tensor, below: Tensor) -> Tensor:
     """Return the quotient, 0 where there is nothing left to divide by: such a row is solved."""
     return torch.where(below > 0, above / below.clamp_min(torch.finfo(torch.float32).tiny), 0.0)

@@ -1,7 +1,7 @@
 """Refit: the best weights on a fixed mask (the post-processing of ALPS, Meng et al. 2024, arXiv 2406.07831).
 
 The weights that stay are fitted to the outputs that the layer had at first, by the conjugate gradients of
-methods/conjugate.py, with inputs scaled to unit norm, which is their diagonal preconditioner.
+methods/conjugate.py, with inputs scaled to unit norm.
 
 Shapes: O output features, I input features.
 Cost:   O * I^2 multiply-adds an iteration.
@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.conjugate import fit_kept
+from gossamer.methods.conjugate import fit_kept_scaled
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.linear_algebra import damped_factor
 
@@ -39,12 +39,7 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: Refit, note
     if layer.mask_OI is None:
         return layer
     damped_II = damped_factor(statistic.value(), settings.damping, notes).damped_II.float()
-    scale_I = damped_II.diagonal().rsqrt()
-    weight_OI = fit_kept(
-        layer.weight_OI / scale_I,
-        layer.mask_OI,
-        layer.target_OI / scale_I,
-        scale_I[:, None] * damped_II * scale_I,
-        settings.iterations,
+    weight_OI = fit_kept_scaled(
+        layer.weight_OI, layer.mask_OI, layer.target_OI, damped_II, settings.iterations
     )
-    return layer.with_weight(weight_OI * scale_I).pruned(layer.mask_OI)
+    return layer.with_weight(weight_OI).pruned(layer.mask_OI)

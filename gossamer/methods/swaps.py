@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.errors import RecipeError
-from gossamer.methods.conjugate import fit_kept
+from gossamer.methods.conjugate import fit_kept_scaled
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.linear_algebra import damped_factor
 from gossamer.methods.pattern import NM, Block, RowBalanced, Unstructured
@@ -59,15 +59,8 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: Swaps, note
     mask_OI = pattern.keep_largest(score_OI, settings.share, layer.mask_OI)
     window = pattern.m if isinstance(pattern, NM) else mask_OI.shape[1]
     mask_OI = exchange(mask_OI, layer.mask_OI, layer.target_OI, damped_II, window, settings.swaps)
-    scale_I = damped_II.diagonal().rsqrt()
-    weight_OI = fit_kept(
-        layer.target_OI / scale_I,
-        mask_OI,
-        layer.target_OI / scale_I,
-        scale_I[:, None] * damped_II * scale_I,
-        settings.refit,
-    )
-    return layer.with_weight(weight_OI * scale_I).pruned(mask_OI)
+    weight_OI = fit_kept_scaled(layer.target_OI, mask_OI, layer.target_OI, damped_II, settings.refit)
+    return layer.with_weight(weight_OI).pruned(mask_OI)
 
 
 def exchange(
