@@ -12,7 +12,6 @@ compared with transformers in bfloat16. --large adds a 3B model (6 GB of files; 
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ from torch import Tensor
 from gossamer.checkpoint.loading import load
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.bandwidth import read_bandwidth
-from gossamer.evaluation.llama_cpp import LlamaCppModel, llama_cpp
+from gossamer.evaluation.llama_cpp import LlamaCppModel, llama_cpp, quantize
 from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.surroundings import business, cpu_model, is_noisy, num_cores, steal_share, versions
 from gossamer.pipeline import compress
@@ -68,7 +67,7 @@ def main() -> None:
     if given.large_only:
         write(old | {"large": large}, given.out)
         return
-    folders, files = prepare(given.work, given.recipes, module)
+    folders, files = prepare(given.work, given.recipes)
     before = business()
     dense = fetch_demo_assets(report=say).model_gguf
     runs = [measure(folders, files, dense, threads, given.rounds) for threads in given.threads]
@@ -104,7 +103,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress
 
 
-def prepare(work: Path, recipes: list[str], module: Any) -> tuple[dict[str, Path], dict[str, Path]]:
+def prepare(work: Path, recipes: list[str]) -> tuple[dict[str, Path], dict[str, Path]]:
     """Return the folders of the recipes and llama.cpp's files; make what is not there."""
     assets = fetch_demo_assets(report=say)
     folders = {name: work / name for name in recipes}
@@ -117,12 +116,7 @@ def prepare(work: Path, recipes: list[str], module: Any) -> tuple[dict[str, Path
     for name, kind in PEERS.items():
         if not files[name].exists():
             say(f"quantizing {name}")
-            settings = module.llama_model_quantize_default_params()
-            settings.ftype, settings.allow_requantize = kind, True
-            failed = module.llama_model_quantize(
-                os.fsencode(assets.model_gguf), os.fsencode(files[name]), settings
-            )
-            if failed:
+            if not quantize(assets.model_gguf, files[name], kind):
                 sys.exit(f"llama.cpp could not write {files[name]}")
     return folders, files
 

@@ -13,7 +13,6 @@ and .html. Needs llama-cpp-python (`gossamer[bench]`). Progress on stderr.
 import argparse
 import hashlib
 import json
-import os
 import statistics
 import sys
 from pathlib import Path
@@ -29,7 +28,7 @@ from gossamer.data.sources import read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
 from gossamer.evaluation.bandwidth import read_bandwidth
 from gossamer.evaluation.evaluate import DEFAULT_LENGTH
-from gossamer.evaluation.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp
+from gossamer.evaluation.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp, quantize
 from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.perplexity import perplexity
 from gossamer.evaluation.surroundings import business, cpu_model, is_noisy, num_cores, steal_share, versions
@@ -68,7 +67,7 @@ def main() -> None:
         sys.exit("benchmarks/frontier.py needs llama-cpp-python: pip install 'gossamer[bench]'")
     given.work.mkdir(parents=True, exist_ok=True)
     assets = fetch_demo_assets(report=say)
-    files = {name: quantized(module, assets.model_gguf, name, given.work) for name in POINTS}
+    files = {name: quantized(assets.model_gguf, name, given.work) for name in POINTS}
     folders = {
         name: answered(name, assets.model_gguf, assets.calibration_text, given.work)
         for name in dict.fromkeys(ANSWERS.values())
@@ -100,17 +99,13 @@ def say(text: str) -> None:
 # ---- what is measured -------------------------------------------------------------------------------------
 
 
-def quantized(module: Any, parent: Path, name: str, work: Path) -> Path:
+def quantized(parent: Path, name: str, work: Path) -> Path:
     """Return llama.cpp's file of a point; made from the parent if it is not there."""
     path = work / f"{name}.gguf"
     if not path.exists():
         say(f"quantizing {name}")
-        settings = module.llama_model_quantize_default_params()
-        settings.ftype, settings.allow_requantize = POINTS[name], True
-        partial = work / f"{name}.partial"
-        if module.llama_model_quantize(os.fsencode(parent), os.fsencode(partial), settings):
+        if not quantize(parent, path, POINTS[name]):
             sys.exit(f"llama.cpp could not write {path}")
-        partial.replace(path)
     return path
 
 

@@ -95,12 +95,12 @@ class Run:
         steps = [step for chosen in self.selected.linears.values() for step in chosen]
         if any(step.needs_text for step in (*steps, *self.selected.head)):
             recipe = fitting_length(self.recipe, self.model, length_given, self.notes)
-            own = kept is not None and text is None and kept[1]["source"] == SELF_WRITTEN
-            self.ids_NL, self.calibration = (
-                kept
-                if own and kept is not None
-                else calibration_samples(self.source, recipe, text, self.progress, self.notes)
-            )
+            if kept is not None and text is None and kept[1]["source"] == SELF_WRITTEN:
+                self.ids_NL, self.calibration = kept
+            else:
+                self.ids_NL, self.calibration = calibration_samples(
+                    self.source, recipe, text, self.progress, self.notes
+                )
         else:
             vocabulary = self.model.config.get_text_config().vocab_size
             generator = torch.Generator().manual_seed(0)

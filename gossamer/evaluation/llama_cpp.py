@@ -5,6 +5,7 @@ prompt in one batch, flash attention as it decides, greedy decoding with the log
 """
 
 import importlib
+import os
 import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -98,3 +99,20 @@ class LlamaCppLogits:
     def close(self) -> None:
         """Give its memory back."""
         self._llama.close()
+
+
+def quantize(parent: Path, path: Path, file_type: int) -> bool:
+    """Let llama.cpp write `parent`, a GGUF file, in another of its types; False if it could not.
+
+    The file gets its name when it is complete. Needs llama-cpp-python.
+    """
+    module = llama_cpp()
+    if module is None:
+        raise UsageError("llama.cpp's file types need llama-cpp-python: pip install 'gossamer[bench]'.")
+    settings = module.llama_model_quantize_default_params()
+    settings.ftype, settings.allow_requantize = file_type, True
+    partial = path.with_suffix(".partial")
+    failed = module.llama_model_quantize(os.fsencode(parent), os.fsencode(partial), settings)
+    if not failed:
+        partial.replace(path)
+    return not failed
