@@ -184,7 +184,7 @@ def _check(source: Source, selection: Selection) -> None:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
         _check_order(name, steps)
         if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
-            raise RecipeError(f"{name}: magnitude with scope global must be the first step.")
+            raise RecipeError(f"{name}: a step with scope global must be the first one of its layers.")
 
 
 def _check_order(name: str, steps: Steps) -> None:

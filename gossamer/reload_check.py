@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gossamer.calibration.observe import main_output
 from gossamer.checkpoint.mapped import give_back_pages
 from gossamer.checkpoint.quiet import quiet
 from gossamer.errors import RunError
@@ -35,7 +36,7 @@ def reload_difference(
         loaded.get_submodule(name).register_forward_hook(_give_back)
     give_back_pages((*loaded.parameters(), *loaded.buffers()))
     with torch.inference_mode():
-        outputs = first_tensor(loaded(**batch)).float()
+        outputs = main_output(loaded(**batch)).float()
     difference = float((outputs - measured).abs().max())
     if not difference <= RELOAD_TOLERANCE * max(1.0, float(measured.abs().max())):
         raise RunError(
@@ -47,10 +48,3 @@ def reload_difference(
 
 def _give_back(block: nn.Module, *_: Any) -> None:
     give_back_pages((*block.parameters(), *block.buffers()))
-
-
-def first_tensor(outputs: Any) -> Tensor:
-    """The main output of a model: logits, or the last hidden state of a bare encoder."""
-    value = outputs.logits if hasattr(outputs, "logits") else outputs[0]
-    assert isinstance(value, Tensor)
-    return value

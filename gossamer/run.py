@@ -15,7 +15,7 @@ O output features, I input features.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.batches import model_batches
-from gossamer.calibration.observe import BlockRunner, observed
+from gossamer.calibration.observe import BlockRunner, main_output, observed
 from gossamer.calibration.pairs import Seen, observe_pairs, run_dense, stages
 from gossamer.calibration.ranks import Ranks
 from gossamer.calibration.statistics import Gram, Moments, Statistic, to_collect
@@ -37,8 +37,9 @@ from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
 from gossamer.plan import Steps, select, stored_dtypes
 from gossamer.recipe import METHODS, Recipe
-from gossamer.reload_check import first_tensor, reload_difference
+from gossamer.reload_check import reload_difference
 from gossamer.run_manifest import manifest_of
+from gossamer.shares import shared_out
 from gossamer.thresholds import global_thresholds
 from gossamer.training.reconstruct import reconstruct, token_errors
 from gossamer.work import LayerReport, Phase, Work, phases
@@ -91,7 +92,6 @@ class Run:
 
         `kept` are windows and record of a stopped run, which stand for a text that the model wrote itself.
         """
-        self.thresholds = global_thresholds(self.source, self.selected.linears, self.progress)
         steps = [step for chosen in self.selected.linears.values() for step in chosen]
         if any(step.needs_text for step in (*steps, *self.selected.head)):
             recipe = fitting_length(self.recipe, self.model, length_given, self.notes)
@@ -110,6 +110,10 @@ class Run:
             self.model.set_submodule(name, self.source.materialise(name))
             self._round_as_written(name, self._will_be_packed())
         self.tie()
+        linears = self.selected.linears
+        self.shares = shared_out(self.source, linears, self.ids_NL, self.ranks, self.progress)
+        self.selected = replace(self.selected, linears=self.shares.applied(linears))
+        self.thresholds = global_thresholds(self.source, linears, self.progress)
         self.batches = self.ranks.share(model_batches(self.model, self.ids_NL, self.notes))
         self.runner = BlockRunner(self.model, self.batches)
         self.aims = self.recipe.calibration.aim and any(step.needs is Gram for step in steps)
@@ -191,7 +195,7 @@ class Run:
             work = self._work(name)
             self._apply(work, self.selected.head, self.ranks.together(statistics).get(name))
             self._pack(work, None)
-        self.measured = first_tensor(next(self.runner.outputs())).float()
+        self.measured = main_output(next(self.runner.outputs())).float()
 
     def rest(self) -> None:
         """Write what lies outside of the blocks and was not packed."""
@@ -305,7 +309,12 @@ class Run:
                 work.aim(statistic)
             for step in steps:
                 given = self.thresholds.get(step, statistic if step.needs is not None else None)
+                weight_O = self.shares.weights(work.name, step)
+                if weight_O is not None:
+                    work.layer = work.layer.weighed(weight_O.sqrt())
                 work.layer = METHODS[step.method].apply(work.layer, given, step.settings, work.notes)
+                if weight_O is not None:
+                    work.layer = work.layer.weighed(weight_O.rsqrt())
         except GossamerError as error:
             raise type(error)(f"{work.name}: {error}") from error
         work.statistic = statistic

@@ -2,7 +2,7 @@
 
 from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
-from gossamer.methods.magnitude import GlobalThreshold
+from gossamer.methods.magnitude import GlobalThreshold, Magnitude
 from gossamer.recipe import Step
 
 
@@ -13,8 +13,8 @@ def global_thresholds(
     thresholds: dict[Step, GlobalThreshold] = {}
     for steps in linears.values():
         for step in steps[:1]:
-            if getattr(step.settings, "scope", None) == "global":
-                thresholds[step] = GlobalThreshold(step.settings.share)  # type: ignore[attr-defined]
+            if isinstance(step.settings, Magnitude) and step.settings.scope == "global":
+                thresholds[step] = GlobalThreshold(step.settings.share)
     blocks = source.architecture.blocks if thresholds else ()
     for reading in range(2):
         for number, block in enumerate(blocks):

@@ -74,7 +74,7 @@ class BlockRunner:
     def outputs(self) -> Iterator[Any]:
         """What the model gives for each batch once all blocks are finished; only the parts around them run."""
         for number, batch in enumerate(self.batches):
-            with self._replaying(number), torch.inference_mode():
+            with self.replaying(number), torch.inference_mode():
                 yield self.model(**batch)
 
     def call_of(self, name: str, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -84,7 +84,7 @@ class BlockRunner:
         def stop(*args: Any, **kwargs: Any) -> Any:
             raise _Reached(args, kwargs)
 
-        with self._replaying(number), _forward_replaced(block, stop), torch.inference_mode():
+        with self.replaying(number), _forward_replaced(block, stop), torch.inference_mode():
             try:
                 self.model(**self.batches[number])
             except _Reached as reached:
@@ -92,13 +92,27 @@ class BlockRunner:
         raise CalibrationError(f"the model never ran {name}: its blocks are not run in order.")
 
     @contextmanager
-    def _replaying(self, number: int) -> Iterator[None]:
+    def replaying(self, number: int) -> Iterator[None]:
         """While open, finished blocks return what they returned last for batch `number`."""
         with ExitStack() as stack:
             for name, returned in self._finished.items():
                 module = self.model.get_submodule(name)
                 stack.enter_context(_forward_replaced(module, partial(_constant, returned[number])))
             yield
+
+
+def hidden_states(returned: Any) -> Tensor:
+    """The hidden states among what a block returns."""
+    value = returned if isinstance(returned, Tensor) else returned[0]
+    assert isinstance(value, Tensor)
+    return value
+
+
+def main_output(outputs: Any) -> Tensor:
+    """The main output of a model: logits, or the last hidden state of a bare encoder."""
+    value = outputs.logits if hasattr(outputs, "logits") else outputs[0]
+    assert isinstance(value, Tensor)
+    return value
 
 
 def _constant(value: Any, *_args: Any, **_kwargs: Any) -> Any:

@@ -50,6 +50,11 @@ class LayerWeight:
         """Return the layer with another low-rank part; the target loses what that gives, the weight stays."""
         return replace(self, factors=factors, target_OI=self.whole_target_OI - factors.product())
 
+    def weighed(self, scale_O: Tensor) -> Self:
+        """Return the layer, which has no factors, with each output scaled: its squared error then counts scale^2."""
+        scale_O1 = scale_O[:, None]
+        return replace(self, weight_OI=self.weight_OI * scale_O1, target_OI=self.target_OI * scale_O1)
+
     def with_weight(self, weight_OI: Tensor) -> Self:
         """Return the layer with other values of its weights."""
         return replace(self, weight_OI=weight_OI)

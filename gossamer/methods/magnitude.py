@@ -7,15 +7,13 @@ Cost:   one partial sort of the layer. Global: two readings of all weights, 512 
         weight.
 """
 
-from typing import ClassVar, Literal, Self
+from typing import ClassVar
 
 import torch
-from pydantic import model_validator
 from torch import Tensor
 
 from gossamer.calibration.statistics import Statistic
 from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.pattern import Unstructured
 from gossamer.methods.target import PruneTarget
 
 
@@ -23,19 +21,6 @@ class Magnitude(PruneTarget):
     """Settings of magnitude pruning."""
 
     needs: ClassVar[type[Statistic] | None] = None
-
-    scope: Literal["layer", "global"] = "layer"
-    """layer: reach the sparsity in every layer; global: one threshold over all layers of the step, so that
-    layers of larger weights keep more. global goes with pattern unstructured only."""
-
-    @model_validator(mode="after")
-    def _global_is_unstructured(self) -> Self:
-        if self.scope == "global" and not isinstance(self.pattern, Unstructured):
-            raise ValueError(
-                "scope global compares single weights over all layers, so pattern 'unstructured' was"
-                f" expected, not '{self.pattern}'. Use scope layer, or leave the pattern out."
-            )
-        return self
 
 
 class GlobalThreshold:

@@ -1,6 +1,6 @@
 """How much to prune and in which pattern: the settings that the pruning methods share."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,6 +18,19 @@ class PruneTarget(BaseModel):
     what the pattern implies."""
     pattern: PatternField = Unstructured()
     """unstructured, row, N:M such as "2:4" or "8:16", or "block 4x16"."""
+
+    scope: Literal["layer", "global"] = "layer"
+    """layer: reach the sparsity in every layer; global: over all layers of the step together, those pruned least
+    that the model needs most (methods/saliency.py; magnitude: one threshold for |w|). Pattern unstructured only."""
+
+    @model_validator(mode="after")
+    def _global_is_unstructured(self) -> Self:
+        if self.scope == "global" and not isinstance(self.pattern, Unstructured):
+            raise ValueError(
+                "scope global compares single weights over all layers, so pattern 'unstructured' was"
+                f" expected, not '{self.pattern}'. Use scope layer, or leave the pattern out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _sparsity_agrees_with_pattern(self) -> Self:

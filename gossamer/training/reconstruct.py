@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.observe import BlockRunner, hidden_states
 from gossamer.calibration.statistics import Statistic
 
 WARM_UP_STEPS = 5
@@ -125,12 +125,12 @@ def _loss(runner: BlockRunner, name: str, number: int, wanted: Any) -> Tensor:
     args, kwargs = runner.call_of(name, number)
     args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))  # inference tensors take no gradients
     output = runner.model.get_submodule(name)(*args, **kwargs)
-    return token_errors(output, first(wanted).clone()).mean()
+    return token_errors(output, hidden_states(wanted).clone()).mean()
 
 
 def token_errors(returned: Any, wanted: Any) -> Tensor:
     """|block(x) - wanted|^2 / |wanted|^2 of each token, for what two blocks returned."""
-    output, target = first(returned), first(wanted)
+    output, target = hidden_states(returned), hidden_states(wanted)
     size_T = target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
     return (output - target).square().sum(-1) / size_T
 
@@ -140,10 +140,3 @@ def block_weight(linear: nn.Module) -> nn.Parameter:
     weight = linear.weight
     assert isinstance(weight, nn.Parameter)
     return weight
-
-
-def first(returned: Any) -> Tensor:
-    """The hidden states among what a block returns."""
-    value = returned if isinstance(returned, Tensor) else returned[0]
-    assert isinstance(value, Tensor)
-    return value

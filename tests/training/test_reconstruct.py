@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.observe import BlockRunner, hidden_states
 from gossamer.checkpoint.architecture import describe
-from gossamer.training.reconstruct import Reconstruct, first, reconstruct
+from gossamer.training.reconstruct import Reconstruct, reconstruct
 from tests.models import tiny_inputs, tiny_model
 
 
@@ -31,7 +31,9 @@ def pruned_block(kind: str):
 
 def error(runner: BlockRunner, block: str, wanted) -> float:
     pairs = zip(runner.run(block), wanted, strict=True)
-    return sum(float((first(output) - first(target)).square().mean()) for output, target in pairs)
+    return sum(
+        float((hidden_states(output) - hidden_states(target)).square().mean()) for output, target in pairs
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "bert", "t5"])
