@@ -4,7 +4,7 @@ Nothing is read but names, shapes and types, so that mistakes are found before a
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,9 +21,11 @@ from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import KEEP_CHOICES
 from gossamer.formats.packed import expected_bytes
 from gossamer.formats.stored import dtype_name
+from gossamer.methods.gptq import GPTQ
 from gossamer.methods.grid import Grid
 from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.pattern import NM, Block
+from gossamer.methods.saliency import MOST_BITS
 from gossamer.methods.target import PruneTarget
 from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step
 
@@ -218,7 +220,24 @@ def predicted_bytes(shape: tuple[int, int], steps: Steps, dtype: torch.dtype = t
 
     `dtype` is that of values which are not quantized. What an absolute threshold removes cannot be known before.
     """
-    return min(expected_bytes(declared) for declared in _possible_forms(shape, steps, dtype))
+    grid = next((step.settings for step in steps if isinstance(step.settings, GPTQ)), None)
+    if grid is None or grid.average_bits is None:
+        return min(expected_bytes(declared) for declared in _possible_forms(shape, steps, dtype))
+    low, high = (
+        predicted_bytes(shape, _with_bits(steps, bits), dtype) for bits in (grid.bits, MOST_BITS)
+    )  # on average over all layers
+    return round(low + (high - low) * (grid.average_bits - grid.bits) / (MOST_BITS - grid.bits))
+
+
+def _with_bits(steps: Steps, bits: int) -> Steps:
+    """The steps with so many bits for all."""
+    update = {"bits": bits, "average_bits": None}
+    return tuple(
+        replace(step, settings=step.settings.model_copy(update=update))
+        if isinstance(step.settings, GPTQ)
+        else step
+        for step in steps
+    )
 
 
 def _possible_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:

@@ -111,8 +111,8 @@ class Run:
             self._round_as_written(name, self._will_be_packed())
         self.tie()
         linears = self.selected.linears
-        self.shares = shared_out(self.source, linears, self.ids_NL, self.ranks, self.progress)
-        self.selected = replace(self.selected, linears=self.shares.applied(linears))
+        self.shares = shared_out(self.source, linears, self.ids_NL, self.ranks, self.notes, self.progress)
+        self.selected = replace(self.selected, linears={**linears, **self.shares.steps})
         self.thresholds = global_thresholds(self.source, linears, self.progress)
         self.batches = self.ranks.share(model_batches(self.model, self.ids_NL, self.notes))
         self.runner = BlockRunner(self.model, self.batches)

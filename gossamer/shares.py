@@ -1,29 +1,34 @@
-"""Sparsities that are shared out over all layers: pruning with `scope: global`, but for magnitude's own.
+"""Sparsities and bits that are shared out over all layers: pruning with `scope: global`, GPTQ with `average_bits`.
 
-A dense run forwards gives the Gram matrix of every linear's inputs, one backwards the Fisher information of its
-outputs; what each weight costs follows (methods/saliency.py). A few windows of text are enough for that. Where the
-budget goes is decided once, on the dense model; the steps then see what they would see anyway.
+A dense run forwards and one backwards over a few windows of text give the Fisher information of every weight; what it
+costs to remove or to round it follows (methods/saliency.py). Where the budget goes is decided once, on the dense model;
+the steps then see what they would see anyway.
 
-O output features.
+O output features, I input features.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.batches import model_batches
-from gossamer.calibration.gradients import output_gradients
-from gossamer.calibration.observe import BlockRunner, observed
+from gossamer.calibration.gradients import Curvature, curvatures
+from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.ranks import Ranks
-from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
-from gossamer.errors import RecipeError
+from gossamer.methods.gptq import GPTQ
 from gossamer.methods.low_rank import LowRankTarget
-from gossamer.methods.saliency import SharedSparsity, input_cost, output_importance
+from gossamer.methods.saliency import (
+    SharedSparsity,
+    output_importance,
+    rounding_cost,
+    shared_bits,
+)
 from gossamer.plan import Steps
 from gossamer.recipe import Step
 from gossamer.training.reconstruct import block_weight
@@ -34,120 +39,136 @@ PROBE_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Shares:
-    """What was found for the linears of steps with a global scope that the probe reached."""
+    """What was found for the linears that share something, as far as the probe reached them."""
 
-    sparsity: dict[str, float]
+    steps: dict[str, Steps]
+    """With the sparsity or the bits that each was given."""
     importance_O: dict[str, Tensor]
     """What a squared error of each output costs beside the linear's others."""
 
     def weights(self, name: str, step: Step) -> Tensor | None:
         """How a step is to weigh the outputs of a linear: all alike (None) where it has no part in this."""
-        weighs = is_shared(step) and not isinstance(step.settings, LowRankTarget)
+        weighs = shares_sparsity(step) and not isinstance(step.settings, LowRankTarget)
         return self.importance_O.get(name) if weighs else None
 
-    def applied(self, linears: Mapping[str, Steps]) -> dict[str, Steps]:
-        """Return the steps of all linears, with the sparsity that each was given."""
-        chosen = dict(linears)
-        for name, sparsity in self.sparsity.items():
-            first = chosen[name][0]
-            settings = first.settings.model_copy(update={"sparsity": sparsity})
-            chosen[name] = (replace(first, settings=settings), *chosen[name][1:])
-        return chosen
+
+def shares_sparsity(step: Step) -> bool:
+    """True if the step's sparsity is one over all its layers, by what their weights cost the model."""
+    return getattr(step.settings, "scope", None) == "global" and step.needs is not None
+
+
+def shares_bits(step: Step) -> bool:
+    """True if the step's layers get bits by what rounding them costs the model."""
+    return isinstance(step.settings, GPTQ) and step.settings.average_bits is not None
 
 
 def shared_out(
-    source: Source, linears: Mapping[str, Steps], ids_NL: Tensor, ranks: Ranks, progress: Progress
+    source: Source,
+    linears: Mapping[str, Steps],
+    ids_NL: Tensor,
+    ranks: Ranks,
+    notes: list[str],
+    progress: Progress,
 ) -> Shares:
-    """Measure and share out the sparsity of each step with a global scope; nothing is measured if there is none.
+    """Measure, and share out what the steps ask for; nothing is measured if they ask for nothing of the kind.
 
-    RecipeError for a model with more than one stack of blocks.
+    A model with more than one stack of blocks gets the same for every layer, and a note.
     """
-    steps = {name: own[0] for name, own in linears.items() if is_shared(own[0])}
+    steps = {
+        name: own
+        for name, own in linears.items()
+        if any(shares_sparsity(step) or shares_bits(step) for step in own)
+    }
     if not steps:
         return Shares({}, {})
     stack, *others = source.architecture.stacks
     if others:
-        raise RecipeError(
-            "scope global follows gradients through one stack of blocks, and this model has an encoder and a decoder. "
-            "Use scope layer, or a table of sparsities."
+        notes.append(
+            "scope global and average_bits follow gradients through one stack of blocks, and this model has an encoder "
+            "and a decoder: every layer got the recipe's sparsity and bits"
         )
+        return Shares({}, {})
     num_windows = max(PROBE_TOKENS // ids_NL.shape[1], ranks.size, 1)
     windows = [
         batch for ids in ids_NL[:num_windows].split(1) for batch in model_batches(source.model, ids, [])
     ]
+    seeds = ranks.share(range(len(windows)))
     probe = _Probe(source, steps, BlockRunner(source.model, ranks.share(windows)), ranks, progress)
-    return probe.measure(stack)
-
-
-def is_shared(step: Step) -> bool:
-    """True if the step's sparsity is one over all its layers, by what their weights cost the model."""
-    return getattr(step.settings, "scope", None) == "global" and step.needs is not None
+    return probe.measure(stack, seeds)
 
 
 class _Probe:
     """Both passes through the dense model, one block at a time."""
 
     def __init__(
-        self, source: Source, steps: dict[str, Step], runner: BlockRunner, ranks: Ranks, progress: Progress
+        self, source: Source, steps: dict[str, Steps], runner: BlockRunner, ranks: Ranks, progress: Progress
     ) -> None:
-        self.source, self.steps, self.runner, self.ranks, self.progress = (
-            source,
-            steps,
-            runner,
-            ranks,
-            progress,
-        )
+        self.source, self.steps, self.runner = source, steps, runner
+        self.ranks, self.progress = ranks, progress
 
-    def measure(self, stack: tuple[str, ...]) -> Shares:
+    def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Shares:
         what, total = "finding what each layer is worth", 2 * len(stack)
-        cost_I: dict[str, Tensor] = {}
         returned: dict[str, list[Any]] = {}
         for number, block in enumerate(stack):
             self.progress(what, number, total)
-            with observed(
-                {name: (module, Gram) for name, module in self.modules(block).items()}
-            ) as statistics:
-                returned[block] = self.runner.run(block)
-            cost_I |= self.input_costs(statistics)
+            self.enter(block)
+            returned[block] = self.runner.run(block)
             self.runner.finish(block, returned[block], stack)
             self.source.release(block)
         importance_O: dict[str, Tensor] = {}
-        shared = {step: SharedSparsity(step.settings.share) for step in self.steps.values()}  # type: ignore[attr-defined]
-        backwards = output_gradients(self.runner, stack, returned, self.modules)
-        for number, (block, own) in enumerate(backwards):
+        sparsities: dict[Step, SharedSparsity] = {}
+        roundings: dict[Step, dict[str, float]] = {}
+        sizes: dict[str, int] = {}
+        for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
             self.progress(what, len(stack) + number, total)
-            norms = self.ranks.together(own)
-            for name in norms.keys() & cost_I.keys():
-                fisher_O = norms[name].mean_square()  # type: ignore[attr-defined]
-                importance_O[name] = output_importance(fisher_O)
-                cost_O1 = (importance_O[name] * fisher_O.mean())[:, None]
-                weight_OI = _weight(self.source.model.get_submodule(name))
-                cost_OI = weight_OI.square() * cost_O1 * cost_I[name]
-                shared[self.steps[name]].add(name, cost_OI)
+            for name, module in self.linears(block).items():
+                weight_OI = _weight(module)
+                fisher_OI, fisher_O = self.together(own.get(name), weight_OI)
+                if not bool(fisher_O.any()):
+                    continue  # no token of the probe reached it
+                sizes[name], importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
+                for step in self.steps[name]:
+                    if shares_sparsity(step):
+                        shared = sparsities.setdefault(step, SharedSparsity(step.settings.share))  # type: ignore[attr-defined]
+                        shared.add(name, weight_OI.square() * fisher_OI)
+                    if shares_bits(step):
+                        cost = rounding_cost(weight_OI, step.settings, fisher_OI)  # type: ignore[arg-type]
+                        roundings.setdefault(step, {})[name] = cost
             self.source.release(block)
         self.progress(what, total, total)
-        sparsity: dict[str, float] = {}
-        for each in shared.values():
-            sparsity |= each.sparsities()
-        return Shares(sparsity, importance_O)
+        found: dict[Step, dict[str, dict[str, Any]]] = {}
+        for step, shared in sparsities.items():
+            found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
+        for step, costs in roundings.items():
+            bits = shared_bits(costs, sizes, step.settings.bits, step.settings.average_bits)  # type: ignore[attr-defined]
+            found[step] = {name: {"bits": width} for name, width in bits.items()}
+        return Shares({name: _settled(name, self.steps[name], found) for name in sizes}, importance_O)
 
-    def modules(self, block: str) -> dict[str, nn.Module]:
-        """Put a block into the model; return those of its linears that share a sparsity."""
+    def enter(self, block: str) -> dict[str, nn.Module]:
+        """Put a block into the model; return its linears that are asked about."""
         self.source.model.set_submodule(block, self.source.materialise(block))
+        return self.linears(block)
+
+    def linears(self, block: str) -> dict[str, nn.Module]:
         names = (name for name in self.source.architecture.linears(block) if name in self.steps)
         return {name: self.source.model.get_submodule(name) for name in names}
 
-    def input_costs(self, statistics: Mapping[str, Statistic]) -> dict[str, Tensor]:
-        """What the inputs of each linear cost; those that share a Gram matrix share the result."""
-        found: dict[int, Tensor] = {}
-        costs: dict[str, Tensor] = {}
-        for name, gram in self.ranks.together(statistics).items():
-            if id(gram) not in found:
-                found[id(gram)] = input_cost(gram.value(), [])
-            costs[name] = found[id(gram)]
-        return costs
+    def together(self, own: Curvature | None, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums of all ranks, of which some may not have reached the linear."""
+        if own is None:
+            own = Curvature(torch.zeros_like(weight_OI), torch.zeros(len(weight_OI)))
+        return self.ranks.total(own.weight_OI), self.ranks.total(own.output_O)
+
+
+def _settled(name: str, steps: Steps, found: Mapping[Step, Mapping[str, dict[str, Any]]]) -> Steps:
+    """The steps of a linear with what was found for it."""
+    changes = [found.get(step, {}).get(name, {}) for step in steps]
+    return tuple(
+        replace(step, settings=step.settings.model_copy(update=change))
+        for step, change in zip(steps, changes, strict=True)
+    )
 
 
 def _weight(module: nn.Module) -> Tensor:
     weight = block_weight(module).detach()
-    return weight.T if isinstance(module, Conv1D) else weight
+    return weight.T.contiguous() if isinstance(module, Conv1D) else weight

@@ -71,18 +71,31 @@ def test_a_layer_that_decides_nothing_is_pruned_most(text: Path, tmp_path: Path)
     assert min(without_use) > 0.9 > 0.6 > max(used)
 
 
-def test_two_stacks_and_patterns_that_fix_the_sparsity_are_refused(
-    parent, text: Path, tmp_path: Path
-) -> None:
-    with pytest.raises(RecipeError, match="encoder and a decoder"):
-        gossamer.compress(
-            parent("t5"),
-            parse_recipe(GLOBAL.format("wanda", "")),
-            out=tmp_path / "out",
-            text=str(text),
-            **CALIBRATION,
-        )
-    assert not (tmp_path / "out").exists()
+def test_bits_go_where_rounding_costs_most_and_the_average_holds(parent, text: Path, tmp_path: Path) -> None:
+    recipe = "steps: [{layers: '*', method: gptq, bits: 4, average_bits: 4.6, group_size: 32}]"
+    made = gossamer.compress(
+        parent("llama"), parse_recipe(recipe), out=tmp_path / "out", text=str(text), **CALIBRATION
+    )
+    layers = made.manifest["layers"]
+    sizes = [layer["shape"][0] * layer["shape"][1] for layer in layers]
+    average = sum(layer["bits"] * size for layer, size in zip(layers, sizes, strict=True)) / sum(sizes)
+    assert 4.2 < average <= 4.6
+    assert len({layer["bits"] for layer in layers}) > 1
+    predicted = plan(parent("llama"), parse_recipe(recipe)).predicted_bytes
+    assert made.manifest["size"]["weights_bytes"] == pytest.approx(predicted, rel=0.1)
+    with pytest.raises(RecipeError, match="average_bits"):
+        parse_recipe(recipe.replace("bits: 4,", "bits: 5,"))
+
+
+def test_two_stacks_get_the_same_in_every_layer_and_a_note(parent, text: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(GLOBAL.format("sparsegpt", INT4.replace("bits: 4", "bits: 4, average_bits: 4.5")))
+    made = gossamer.compress(parent("t5"), recipe, out=tmp_path / "out", text=str(text), **CALIBRATION)
+    assert {layer["sparsity"] for layer in made.manifest["layers"]} == {0.5}
+    assert {layer["bits"] for layer in made.manifest["layers"]} == {4}
+    assert any("scope global" in note for note in made.manifest["notes"])
+
+
+def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(parent) -> None:
     with pytest.raises(RecipeError, match="unstructured"):
         parse_recipe("steps: [{layers: '*', method: admm, pattern: '8:16', scope: global}]")
     with pytest.raises(RecipeError, match="first"):

@@ -1,17 +1,18 @@
-"""What an error in the outputs of a linear costs the model: the Fisher information of each output.
+"""What changes of single weights cost the model: the diagonal of its Fisher information.
 
-With g the gradient of -log p(label) by the outputs y of a linear, labels drawn from what the model itself predicts,
-E[g g^T] is the curvature of the KL divergence between its predictions and those after y was disturbed (Martens 2014,
-arXiv 1412.1193, section 5). Its diagonal is kept here: mean_t g_to^2. A model without logits stands for a Gaussian of
-unit variance around its outputs, whose gradient is noise.
+With g the gradient of -log p(label) by the outputs of a linear for one token, x its inputs, and labels drawn from what
+the model itself predicts, E[(g_o x_i)^2] is the curvature of the KL divergence between its predictions and those with
+weight (o, i) changed (Martens 2014, arXiv 1412.1193, section 5), and E[g_o^2] the one for a change of output o. A model
+without logits stands for a Gaussian of unit variance around its outputs, whose gradient is noise.
 
 The blocks run forwards, and then a second time with gradients, from the last to the first, one at a time in memory.
 
-T tokens, O output features.
+T tokens, O output features, I input features.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,42 +21,49 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.observe import BlockRunner, hidden_states, main_output
-from gossamer.calibration.statistics import InputNorm
+from gossamer.errors import CalibrationError
 
 
-def output_gradients(
+@dataclass
+class Curvature:
+    """Sums over tokens for one linear."""
+
+    weight_OI: Tensor
+    """Of (g_o x_i)^2."""
+    output_O: Tensor
+    """Of g_o^2."""
+
+
+def curvatures(
     runner: BlockRunner,
     stack: Sequence[str],
     returned: Mapping[str, list[Any]],
     linears: Callable[[str], Mapping[str, nn.Module]],
-    seed: int = 0,
-) -> Iterator[tuple[str, dict[str, InputNorm]]]:
-    """Yield each block of a model, the last one first, with the squared gradients of its linears' outputs.
+    seeds: Sequence[int],
+) -> Iterator[tuple[str, dict[str, Curvature]]]:
+    """Yield each block of a model, the last one first, with what its linears showed.
 
     Args:
         returned: what each block returned for every batch; entries are taken out as they are used up.
         linears: puts a block into the model, and returns those of its linears that are asked for.
-        seed: of the labels that are drawn.
+        seeds: of the labels that are drawn, for every batch.
 
     Linears that no token reached have no entry.
     """
-    generator = torch.Generator().manual_seed(seed)
     runner.forget()
     runner.finish(stack[-1], [_leaf(each) for each in returned.pop(stack[-1])], stack)  # type: ignore[attr-defined]
-    gradients = [
-        _by_last_block(runner, stack[-1], number, generator) for number in range(len(runner.batches))
-    ]
+    gradients = [_by_last_block(runner, stack[-1], number, seed) for number, seed in enumerate(seeds)]
     for index in range(len(stack) - 1, -1, -1):
         runner.forget()
         if index:
             runner.finish(stack[index - 1], returned.pop(stack[index - 1]), stack)  # type: ignore[attr-defined]
         modules = linears(stack[index])
-        norms: dict[str, InputNorm] = {}
+        found: dict[str, Curvature] = {}
         for number in range(len(runner.batches)):
             gradients[number] = _through_block(
-                runner, stack[index], number, gradients[number], modules, norms
+                runner, stack[index], number, gradients[number], modules, found
             )
-        yield stack[index], norms
+        yield stack[index], found
     runner.forget()
 
 
@@ -66,14 +74,19 @@ def _leaf(returned: Any) -> Any:
     return returned
 
 
-def _by_last_block(runner: BlockRunner, last: str, number: int, generator: torch.Generator) -> Tensor:
+def _by_last_block(runner: BlockRunner, last: str, number: int, seed: int) -> Tensor:
     """Return the gradient by what the last block gave for one batch."""
     leaf = hidden_states(runner.returned(last)[number])
+    generator = torch.Generator().manual_seed(seed)
     with runner.replaying(number), torch.enable_grad():
         outputs = runner.model(**runner.batches[number])
         output = main_output(outputs).float()
         if hasattr(outputs, "logits"):
             logits_TV = output.flatten(0, -2)
+            if not bool(torch.isfinite(logits_TV).all()):
+                raise CalibrationError(
+                    "the dense model predicts NaN or infinite values for the calibration text. Check its weights."
+                )
             labels_T1 = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)
             loss = nn.functional.cross_entropy(logits_TV, labels_T1[:, 0], reduction="sum")
         else:
@@ -87,15 +100,21 @@ def _through_block(
     number: int,
     gradient: Tensor,
     modules: Mapping[str, nn.Module],
-    norms: dict[str, InputNorm],
+    found: dict[str, Curvature],
 ) -> Tensor:
-    """Take in the gradients of one batch by the outputs of the linears; return the one by the block's input."""
+    """Take in what the gradients of one batch show of the linears; return the one by the block's input."""
 
-    def note(name: str, gradient: Tensor) -> None:
-        norms.setdefault(name, InputNorm(gradient.shape[-1])).update(gradient)
+    def take(name: str, x_TI: Tensor, gradient: Tensor) -> None:
+        square_TO = gradient.flatten(0, -2).square()
+        weight_OI, output_O = square_TO.T @ x_TI.square(), square_TO.sum(0)
+        if name in found:
+            found[name].weight_OI += weight_OI
+            found[name].output_O += output_O
+        else:
+            found[name] = Curvature(weight_OI, output_O)
 
-    def watch(name: str, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        output.register_hook(partial(note, name))
+    def watch(name: str, _module: nn.Module, args: Any, output: Tensor) -> None:
+        output.register_hook(partial(take, name, args[0].detach().flatten(0, -2)))
 
     args, kwargs = tree_map_only(Tensor, torch.clone, runner.call_of(block, number))
     hidden = args[0] if args else kwargs["hidden_states"]

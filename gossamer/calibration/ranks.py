@@ -63,6 +63,12 @@ class Ranks:
             dist.broadcast(tensor, 0)
         return tensor
 
+    def total(self, tensor: Tensor) -> Tensor:
+        """Give the tensor the sum of its values on all ranks."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
     def mean(self, values: Tensor) -> float:
         """Mean of the values of all ranks."""
         if self.size == 1:

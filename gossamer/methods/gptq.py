@@ -15,10 +15,10 @@ Shapes: O output features, I input features, G groups, W inputs of a window (a g
 Cost:   O * I^2 multiply-adds, a Cholesky factor of I x I, and the fitting of methods/grid.py.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
@@ -40,8 +40,16 @@ class GPTQ(Grid):
     act_order: bool = True
     """Quantize the inputs of largest norm first, with all scales fitted at the start; false: in their order,
     the scales of a group fitted when it is reached."""
+    average_bits: float | None = Field(default=None, gt=2.0, lt=8.0, allow_inf_nan=False)
+    """Mixed precision: layers that the model needs most get up to 8 bits, the others `bits`, this many on average."""
     rounds: int = Field(default=1, ge=0, le=100)
     """Rounds in which scales are refitted and codes chosen anew afterwards; 0 is GPTQ as published."""
+
+    @model_validator(mode="after")
+    def _average_above_bits(self) -> Self:
+        if self.average_bits is not None and not self.average_bits > self.bits:
+            raise ValueError(f"average_bits {self.average_bits:g} is not above bits, which are {self.bits}")
+        return self
 
 
 def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes: list[str]) -> LayerWeight:

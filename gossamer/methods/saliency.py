@@ -1,42 +1,62 @@
-"""What removing single weights costs the model, and one sparsity that many layers share by it.
+"""What removing or rounding weights costs the model, and one sparsity or number of bits that layers share by it.
 
-Removing w_oj and moving the other weights of its row so that they make up for it best costs the outputs
-w_oj^2 / [H^-1]_jj (Optimal Brain Surgeon, Hassibi and Stork 1993; SparseGPT, arXiv 2301.00774, eq. 3), H the Gram
-matrix of the inputs. A squared error of output o costs the model f_o / 2, f the Fisher information of the output
-(calibration/gradients.py). Their product compares weights of different layers, as in Optimal BERT Surgeon (Kurtic et
-al. 2022, arXiv 2203.07259), here with curvature that factors into inputs and outputs.
+Removing a weight costs f w^2 / 2, f its Fisher information (calibration/gradients.py), as in Optimal Brain Damage
+(LeCun et al. 1989) and Fisher pruning (Theis et al. 2018, arXiv 1801.05787). That compares weights of different layers:
+all below one threshold are counted, and the share of a layer is its sparsity. Which of its weights go, and how the
+others make up for it, is left to the method of the step, which weighs the layer's outputs by their information.
 
-The sum over the cheapest weights predicts what ADMM loses on SmolLM2-135M to within a few percent for most layers
-(docs/log.md), so the sparsity of a layer is its share of weights below one threshold over all of them.
+Rounding to a grid costs f step^2 / 24 on average; one bit more divides that by four.
 
-O output features, I input features.
+Other costs were tried, and predict the error of a layer better, but not what the model loses (docs/log.md).
+
+O output features, I input features, G groups.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from gossamer.methods.linear_algebra import damped_factor
+from gossamer.methods.allocation import Option, within_cost
+from gossamer.methods.grid import Grid, fit_groups
 
-DAMPING = 0.01
 MOST = 0.95
 """No layer is pruned further than this."""
+MOST_BITS = 8
 LEAST_IMPORTANCE = 0.05
 """Of the mean over outputs: what a few thousand tokens say of a single output is not exact."""
 IGNORED_BITS = 18
 """Costs are counted by the other bits of a float32: 32 bins for each power of two."""
 
 
-def input_cost(gram_II: Tensor, notes: list[str]) -> Tensor:
-    """Return 1 / [H^-1]_jj of each input j, float32 [I]; errors as `damped_factor`. Dead inputs cost nothing."""
-    factor = damped_factor(gram_II, DAMPING, notes)
-    cost_I = 1.0 / torch.cholesky_inverse(factor.lower_II).diagonal()
-    return cost_I.masked_fill(factor.dead_I, 0.0).float()
-
-
 def output_importance(fisher_O: Tensor) -> Tensor:
     """Return the Fisher information of each output over the mean, a little raised; 1 if nothing depends on any."""
     mean = fisher_O.mean()
     return fisher_O / mean + LEAST_IMPORTANCE if bool(mean > 0) else torch.ones_like(fisher_O)
+
+
+def rounding_cost(weight_OI: Tensor, grid: Grid, fisher_OI: Tensor) -> float:
+    """Return what rounding the weights of a layer to a grid costs; RecipeError if groups do not divide the inputs."""
+    scale_OG, _ = fit_groups(weight_OI, grid.model_copy(update={"search": False}))
+    fisher_OG = fisher_OI.reshape(*scale_OG.shape, -1).sum(2)
+    return float((scale_OG.square() * fisher_OG).sum()) / 12
+
+
+def shared_bits(
+    cost: Mapping[str, float], sizes: Mapping[str, int], bits: int, average: float
+) -> dict[str, int]:
+    """Return the bits of each layer, at least `bits` and `average` of them over all weights at most.
+
+    One bit more divides the cost of rounding by four. Which layers get them is a knapsack (methods/allocation.py).
+    """
+    widths = range(bits, MOST_BITS + 1)
+    options = {
+        name: [Option(width * sizes[name], cost[name] / 4 ** (width - bits)) for width in widths]
+        for name in cost
+    }
+    choice = within_cost(options, average * sum(sizes[name] for name in cost))
+    assert choice is not None, "average_bits are above bits"
+    return {name: widths[index] for name, index in choice.items()}
 
 
 class SharedSparsity:

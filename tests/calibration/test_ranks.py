@@ -43,7 +43,12 @@ def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "aim", "alike"), [("t5", "wanda", "false", 1.0), ("llama", "sparsegpt", "true", 0.97)]
+    ("kind", "method", "aim", "alike"),
+    [
+        ("t5", "wanda", "false", 1.0),
+        ("llama", "sparsegpt", "true", 0.97),
+        ("llama", "sparsegpt, scope: global", "true", 0.97),
+    ],
 )
 def test_two_processes_find_the_masks_of_one(
     kind: str, method: str, aim: str, alike: float, text: Path, tmp_path: Path

@@ -1,33 +1,30 @@
-"""What removing a weight costs, and the sparsity that many layers share by it."""
+"""What removing and rounding weights costs, and the sparsity and bits that layers share by it."""
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.errors import CalibrationError
-from gossamer.methods.saliency import MOST, SharedSparsity, input_cost, output_importance
+from gossamer.methods.grid import Grid, quantize
+from gossamer.methods.saliency import MOST, SharedSparsity, output_importance, rounding_cost, shared_bits
 
 
-def test_the_cost_of_an_input_is_what_removing_it_loses_when_the_others_make_up_for_it() -> None:
+def test_rounding_costs_what_errors_spread_over_a_step_do() -> None:
     torch.manual_seed(0)
-    x_TI = torch.randn(200, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64)
-    gram_II = (x_TI.T @ x_TI / 200).float()
-    cost_I = input_cost(gram_II, [])
-    damped_II = gram_II.double() + 0.01 * gram_II.diagonal().mean() * torch.eye(6, dtype=torch.float64)
-    for removed in range(6):
-        others = [index for index in range(6) if index != removed]
-        row = damped_II[others][:, others]
-        moved = torch.linalg.solve(row, damped_II[others, removed])
-        lost = damped_II[removed, removed] - damped_II[removed, others] @ moved
-        assert float(cost_I[removed]) == pytest.approx(float(lost), rel=1e-4)
+    weight_OI, fisher_OI = torch.randn(64, 256), torch.rand(64, 256)
+    for bits in (4, 6):
+        grid = Grid(bits=bits, group_size=32, search=False)
+        error_OI = quantize(weight_OI, grid).dequantize() - weight_OI
+        lost = float((error_OI.square() * fisher_OI).sum())
+        assert rounding_cost(weight_OI, grid, fisher_OI) == pytest.approx(lost, rel=0.05)
 
 
-def test_dead_inputs_cost_nothing_and_damaged_statistics_are_refused() -> None:
-    gram_II = torch.diag(torch.tensor([1.0, 0.0, 4.0]))
-    assert input_cost(gram_II, [])[1] == 0
-    with pytest.raises(CalibrationError):
-        input_cost(gram_II * torch.nan, [])
+def test_layers_that_lose_most_by_rounding_get_more_bits_within_the_average() -> None:
+    sizes = {"small": 10, "large": 100, "other": 100}
+    found = shared_bits({"small": 5.0, "large": 5.0, "other": 0.001}, sizes, 4, 4.7)
+    assert found["small"] > found["large"] > found["other"] == 4
+    assert sum(found[name] * sizes[name] for name in sizes) <= 4.7 * 210
+    assert shared_bits({"one": 1.0}, {"one": 7}, 3, 3.5) == {"one": 3}, "a layer is not split"
 
 
 def test_the_importance_of_outputs_is_relative_and_never_zero() -> None:
