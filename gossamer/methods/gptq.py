@@ -65,7 +65,7 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes
     order_I = torch.arange(gram_II.shape[0])
     if settings.act_order:
         order_I = gram_II.diagonal().argsort(descending=True, stable=True)
-    factor = inverse_factor(gram_II[order_I][:, order_I], settings.damping, notes)
+    factor = inverse_factor(gram_II, settings.damping, notes, order_I)
     quantized = _quantize(layer, settings, factor.upper_II, order_I)
     if settings.rounds:
         hessian_II = damped_factor(gram_II, factor.damping, []).damped_II.float()

@@ -24,14 +24,21 @@ STRONGEST_DAMPING = 1.0
 class DampedFactor:
     """What `damped_factor` returns."""
 
-    damped_II: Tensor
-    """float64: H = G + damping * mean(diag G) * I, dead inputs apart from all others."""
+    gram_II: Tensor
+    """The matrix that it was given."""
+    diagonal_I: Tensor
+    """float64: what the diagonal became."""
     lower_II: Tensor
     """float64: the Cholesky factor, H = L L^T."""
     dead_I: Tensor
     """bool: inputs that were zero in all calibration data; they influence no other input."""
     damping: float
     """The damping that was used, a share of the mean diagonal."""
+
+    @property
+    def damped_II(self) -> Tensor:
+        """float64: H = G + damping * mean(diag G) * I, dead inputs apart from all others."""
+        return _with_diagonal(self.gram_II, self.dead_I, self.diagonal_I)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,14 @@ class InverseFactor:
     """The damping that was used, a share of the mean diagonal."""
 
 
-def inverse_factor(gram_II: Tensor, damping: float, notes: list[str]) -> InverseFactor:
-    """Return U of H^-1 = U^T U; as `damped_factor` otherwise."""
-    factor = damped_factor(gram_II.flip(0, 1), damping, notes)
+def inverse_factor(
+    gram_II: Tensor, damping: float, notes: list[str], order_I: Tensor | None = None
+) -> InverseFactor:
+    """Return U of H^-1 = U^T U, the inputs in the order given; as `damped_factor` otherwise."""
+    last_first_I = torch.arange(len(gram_II) - 1, -1, -1) if order_I is None else order_I.flip(0)
+    factor = damped_factor(gram_II[last_first_I[:, None], last_first_I], damping, notes)
     lower_II, dead_I, damping = factor.lower_II, factor.dead_I.flip(0), factor.damping
-    del factor  # with the damped matrix, which is as large as all that follows
+    del factor  # with the reversed matrix
     inverse_II = torch.eye(gram_II.shape[0], dtype=torch.float64).T  # by columns, as LAPACK solves in place
     torch.linalg.solve_triangular(lower_II, inverse_II, upper=False, out=inverse_II)
     del lower_II
@@ -69,8 +79,7 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
             "the Gram matrix of the inputs holds NaN or infinite values, finite ones were expected."
             " The inputs are too large for float32: check the parent model or the steps before this one."
         )
-    hessian_II = gram_II.double()
-    diagonal_I = hessian_II.diagonal().clone()
+    diagonal_I = gram_II.diagonal().double()
     dead_I = diagonal_I <= 0
     if bool(dead_I.all()):
         raise CalibrationError(
@@ -79,13 +88,16 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
         )
     if dead := int(dead_I.sum()):
         notes.append(f"{dead} of {dead_I.numel()} inputs are zero in all calibration data")
-        hessian_II = hessian_II.masked_fill(dead_I[:, None] | dead_I[None, :], 0.0)
     mean = float(diagonal_I[~dead_I].mean())
     diagonal_I[dead_I] = mean
     strength = damping
+    failed = torch.empty((), dtype=torch.int32)
     while True:
-        hessian_II.diagonal().copy_(diagonal_I + strength * mean)
-        lower_II, failed = torch.linalg.cholesky_ex(hessian_II)
+        damped_I = diagonal_I + strength * mean
+        lower_II = _with_diagonal(
+            gram_II, dead_I, damped_I
+        ).T  # by columns: LAPACK works in place, without a copy
+        torch.linalg.cholesky_ex(lower_II, out=(lower_II, failed))
         if not bool(failed):
             break
         if strength >= STRONGEST_DAMPING:
@@ -98,4 +110,13 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
         notes.append(
             f"the Gram matrix is not positive definite: damping raised from {damping:g} to {strength:g}"
         )
-    return DampedFactor(hessian_II, lower_II, dead_I, strength)
+    return DampedFactor(gram_II, damped_I, lower_II, dead_I, strength)
+
+
+def _with_diagonal(gram_II: Tensor, dead_I: Tensor, diagonal_I: Tensor) -> Tensor:
+    """The matrix in float64 with another diagonal, and nothing beside it for dead inputs."""
+    matrix_II = gram_II.double()
+    if bool(dead_I.any()):
+        matrix_II.masked_fill_(dead_I[:, None] | dead_I[None, :], 0.0)
+    matrix_II.diagonal().copy_(diagonal_I)
+    return matrix_II
