@@ -23,11 +23,14 @@ from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
 from gossamer.methods.gptq import GPTQ
 from gossamer.methods.low_rank import LowRankTarget
+from gossamer.methods.pattern import NM
 from gossamer.methods.saliency import (
     SharedSparsity,
     output_importance,
     rounding_cost,
     shared_bits,
+    shared_windows,
+    window_costs,
 )
 from gossamer.plan import Steps
 from gossamer.recipe import Step
@@ -117,6 +120,7 @@ class _Probe:
             self.source.release(block)
         importance_O: dict[str, Tensor] = {}
         sparsities: dict[Step, SharedSparsity] = {}
+        windows: dict[Step, dict[str, list[float]]] = {}
         roundings: dict[Step, dict[str, float]] = {}
         sizes: dict[str, int] = {}
         for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
@@ -129,8 +133,13 @@ class _Probe:
                 sizes[name], importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
                 for step in self.steps[name]:
                     if shares_sparsity(step):
-                        shared = sparsities.setdefault(step, SharedSparsity(step.settings.share))  # type: ignore[attr-defined]
-                        shared.add(name, weight_OI.square() * fisher_OI)
+                        cost_OI = weight_OI.square() * fisher_OI
+                        pattern = step.settings.pattern  # type: ignore[attr-defined]
+                        if isinstance(pattern, NM):
+                            windows.setdefault(step, {})[name] = window_costs(cost_OI, pattern.m)
+                        else:
+                            share = step.settings.share  # type: ignore[attr-defined]
+                            sparsities.setdefault(step, SharedSparsity(share)).add(name, cost_OI)
                     if shares_bits(step):
                         cost = rounding_cost(weight_OI, step.settings, fisher_OI)  # type: ignore[arg-type]
                         roundings.setdefault(step, {})[name] = cost
@@ -139,6 +148,10 @@ class _Probe:
         found: dict[Step, dict[str, dict[str, Any]]] = {}
         for step, shared in sparsities.items():
             found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
+        for step, window_cost in windows.items():
+            n, m = step.settings.pattern.n, step.settings.pattern.m  # type: ignore[attr-defined]
+            kept = shared_windows(window_cost, sizes, n, m)
+            found[step] = {name: {"pattern": NM(n, m), "sparsity": None} for name, n in kept.items()}
         for step, costs in roundings.items():
             bits = shared_bits(costs, sizes, step.settings.bits, step.settings.average_bits)  # type: ignore[attr-defined]
             found[step] = {name: {"bits": width} for name, width in bits.items()}

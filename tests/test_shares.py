@@ -38,6 +38,22 @@ def test_all_layers_together_have_the_sparsity(
     assert max(shares.values()) - min(shares.values()) > 0.02
 
 
+def test_windows_keep_as_many_as_the_layer_needs_and_the_average_holds(
+    parent, text: Path, tmp_path: Path
+) -> None:
+    recipe = parse_recipe("steps: [{layers: '*', method: admm, pattern: '8:16', scope: global}]")
+    made = gossamer.compress(parent("llama"), recipe, out=tmp_path / "out", text=str(text), **CALIBRATION)
+    kept, total, chosen = 0, 0, set()
+    for weight in read_packed(tmp_path / "out", made.manifest).values():
+        rows, columns = weight.shape
+        counts = weight.mask().view(rows, columns // 16, 16).sum(2)
+        assert bool((counts == counts[0, 0]).all())
+        chosen.add(int(counts[0, 0]))
+        kept, total = kept + int(counts.sum()), total + rows * columns
+    assert 0.45 * total < kept <= 0.5 * total
+    assert len(chosen) > 1
+
+
 def test_wanda_leaves_the_weights_that_stay_as_they_were(parent, text: Path, tmp_path: Path) -> None:
     made = gossamer.compress(
         parent("llama"),
@@ -96,8 +112,11 @@ def test_two_stacks_get_the_same_in_every_layer_and_a_note(parent, text: Path, t
 
 
 def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(parent) -> None:
+    for pattern in ("row", "block 4x16"):
+        with pytest.raises(RecipeError, match="unstructured"):
+            parse_recipe(f"steps: [{{layers: '*', method: admm, pattern: {pattern}, scope: global}}]")
     with pytest.raises(RecipeError, match="unstructured"):
-        parse_recipe("steps: [{layers: '*', method: admm, pattern: '8:16', scope: global}]")
+        parse_recipe("steps: [{layers: '*', method: magnitude, pattern: '8:16', scope: global}]")
     with pytest.raises(RecipeError, match="first"):
         plan(
             parent("llama"),

@@ -7,13 +7,15 @@ Cost:   one partial sort of the layer. Global: two readings of all weights, 512 
         weight.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from gossamer.calibration.statistics import Statistic
 from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.pattern import Unstructured
 from gossamer.methods.target import PruneTarget
 
 
@@ -21,6 +23,15 @@ class Magnitude(PruneTarget):
     """Settings of magnitude pruning."""
 
     needs: ClassVar[type[Statistic] | None] = None
+
+    @model_validator(mode="after")
+    def _global_is_one_threshold(self) -> Self:
+        if self.scope == "global" and not isinstance(self.pattern, Unstructured):
+            raise ValueError(
+                f"one threshold over all layers goes with pattern 'unstructured', not '{self.pattern}'. Use"
+                " scope layer, or leave the pattern out."
+            )
+        return self
 
 
 class GlobalThreshold:

@@ -9,7 +9,7 @@ Rounding to a grid costs f step^2 / 24 on average; one bit more divides that by 
 
 Other costs were tried, and predict the error of a layer better, but not what the model loses (docs/log.md).
 
-O output features, I input features, G groups.
+O output features, I input features, G groups, m inputs of a window.
 """
 
 from collections.abc import Mapping
@@ -57,6 +57,26 @@ def shared_bits(
     choice = within_cost(options, average * sum(sizes[name] for name in cost))
     assert choice is not None, "average_bits are above bits"
     return {name: widths[index] for name, index in choice.items()}
+
+
+def window_costs(cost_OI: Tensor, m: int) -> list[float]:
+    """Return what pruning the cheapest 1, 2, ... m - 1 weights of every m consecutive inputs costs a layer."""
+    whole = cost_OI.shape[1] // m * m
+    ascending_m = cost_OI[:, :whole].reshape(-1, m).sort(dim=1).values.double().sum(0)
+    return [float(cost) for cost in ascending_m.cumsum(0)[:-1]]
+
+
+def shared_windows(
+    costs: Mapping[str, list[float]], sizes: Mapping[str, int], n: int, m: int
+) -> dict[str, int]:
+    """Return N of each layer's N:M, at most `n` of `m` weights over all layers; a knapsack as well."""
+    options = {
+        name: [Option((m - pruned) * sizes[name], cost) for pruned, cost in enumerate(own, 1)]
+        for name, own in costs.items()
+    }
+    choice = within_cost(options, n * sum(sizes[name] for name in costs))
+    assert choice is not None, "1 of m is no more than n of m"
+    return {name: m - 1 - index for name, index in choice.items()}
 
 
 class SharedSparsity:

@@ -21,14 +21,14 @@ class PruneTarget(BaseModel):
 
     scope: Literal["layer", "global"] = "layer"
     """layer: reach the sparsity in every layer; global: over all layers of the step together, those pruned least
-    that the model needs most (methods/saliency.py; magnitude: one threshold for |w|). Pattern unstructured only."""
+    that the model needs most (methods/saliency.py; magnitude: one threshold for |w|). N:M then is the average of N."""
 
     @model_validator(mode="after")
-    def _global_is_unstructured(self) -> Self:
-        if self.scope == "global" and not isinstance(self.pattern, Unstructured):
+    def _global_compares_weights(self) -> Self:
+        if self.scope == "global" and not isinstance(self.pattern, Unstructured | NM):
             raise ValueError(
-                "scope global compares single weights over all layers, so pattern 'unstructured' was"
-                f" expected, not '{self.pattern}'. Use scope layer, or leave the pattern out."
+                "scope global compares single weights over all layers, so pattern 'unstructured' or N:M was"
+                f" expected, not '{self.pattern}'. Use scope layer, or another pattern."
             )
         return self
 

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gossamer.methods.grid import Grid, quantize
-from gossamer.methods.saliency import MOST, SharedSparsity, output_importance, rounding_cost, shared_bits
+from gossamer.methods.saliency import (
+    MOST,
+    SharedSparsity,
+    output_importance,
+    rounding_cost,
+    shared_bits,
+    shared_windows,
+    window_costs,
+)
 
 
 def test_rounding_costs_what_errors_spread_over_a_step_do() -> None:
@@ -25,6 +33,14 @@ def test_layers_that_lose_most_by_rounding_get_more_bits_within_the_average() ->
     assert found["small"] > found["large"] > found["other"] == 4
     assert sum(found[name] * sizes[name] for name in sizes) <= 4.7 * 210
     assert shared_bits({"one": 1.0}, {"one": 7}, 3, 3.5) == {"one": 3}, "a layer is not split"
+
+
+def test_windows_cost_what_their_cheapest_weights_do_and_share_by_it() -> None:
+    cost_OI = torch.tensor([[1.0, 4.0, 2.0, 8.0, 3.0, 0.0, 5.0, 1.0]])
+    assert window_costs(cost_OI, 4) == [1.0 + 0.0, 3.0 + 1.0, 7.0 + 4.0]
+    costs = {"dear": [10.0, 30.0, 90.0], "cheap": [0.1, 0.2, 0.3]}
+    assert shared_windows(costs, {"dear": 8, "cheap": 8}, 2, 4) == {"dear": 3, "cheap": 1}
+    assert shared_windows({"one": [1.0, 3.0, 9.0]}, {"one": 8}, 2, 4) == {"one": 2}
 
 
 def test_the_importance_of_outputs_is_relative_and_never_zero() -> None:
