@@ -33,6 +33,13 @@ SMOLLM2: dict[str, str] = {
     "sparsegpt 50 %": published("method: sparsegpt, sparsity: 0.5"),
     "sparsegpt 8:16": published("method: sparsegpt, pattern: '8:16'"),
     "sparsegpt 2:4": published("method: sparsegpt, pattern: '2:4'"),
+    "admm 50 %": published("method: admm, sparsity: 0.5"),
+    "admm 70 %, 64 windows": "calibration: {aim: false, samples: 64}\n"
+    "steps: [{layers: '*', method: admm, sparsity: 0.7}]\n",
+    "admm 8:16, global": "steps: [{layers: '*', method: admm, pattern: '8:16', scope: global}]\n",
+    "sparse50, then int4": "steps:\n"
+    "  - {layers: '*', method: admm, sparsity: 0.5, scope: global}\n"
+    "  - {layers: '*', method: gptq, bits: 4, group_size: 64}\n",
     "int4 symmetric": "steps:\n"
     "  - {layers: '*', method: gptq, bits: 4, group_size: 64}\n"
     "  - {layers: [embeddings, head], method: rtn, bits: 8}\n",
