@@ -37,7 +37,7 @@ from gossamer.recipe import Step
 from gossamer.training.reconstruct import block_weight
 
 PROBE_TOKENS = 4096
-"""Of the calibration text; each rank looks at one window at least."""
+"""At most, and a quarter of the calibration text; each rank looks at one window at least."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def shared_out(
             "and a decoder: every layer got the recipe's sparsity and bits"
         )
         return Shares({}, {})
-    num_windows = max(PROBE_TOKENS // ids_NL.shape[1], ranks.size, 1)
+    num_windows = max(min(PROBE_TOKENS, ids_NL.numel() // 4) // ids_NL.shape[1], ranks.size, 1)
     windows = [
         batch for ids in ids_NL[:num_windows].split(1) for batch in model_batches(source.model, ids, [])
     ]
