@@ -305,6 +305,7 @@ class Run:
         """Apply the steps to one matrix and put the result in its place."""
         started = time.monotonic()
         try:
+            work.statistic = statistic
             if isinstance(statistic, Moments):
                 work.aim(statistic)
             for step in steps:
@@ -315,9 +316,10 @@ class Run:
                 work.layer = METHODS[step.method].apply(work.layer, given, step.settings, work.notes)
                 if weight_O is not None:
                     work.layer = work.layer.weighed(weight_O.rsqrt())
+                error = work.error(work.layer.whole_OI)
+                work.steps.append({"method": step.method, "relative_error": error})
         except GossamerError as error:
             raise type(error)(f"{work.name}: {error}") from error
-        work.statistic = statistic
         work.seconds += time.monotonic() - started
         work.put(self.model.get_submodule(work.name), work.layer.whole_OI)
 
@@ -346,6 +348,7 @@ class Run:
                 relative_error=work.error(weight_OI),
                 seconds=work.seconds + time.monotonic() - started,
                 notes=work.notes,
+                steps=work.steps,
             )
         )
 

@@ -5,6 +5,7 @@ O output features, I input features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -38,6 +39,8 @@ class LayerReport:
     With `aim`, of the outputs that were aimed at."""
     seconds: float
     notes: list[str]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    """`method` of each step in order, and the `relative_error` after it."""
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Work:
     """Of its last inputs."""
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.layer = LayerWeight(self.dense_OI)

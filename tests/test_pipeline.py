@@ -280,6 +280,9 @@ def test_zeros_are_what_the_recipe_says_after_pruning_refit_training_and_quantiz
     """
     manifest = small_run(parent(kind), chain, tmp_path / "out", text=str(text), **CALIBRATION)
     assert all(abs(layer["sparsity"] - 0.5) < 0.001 for layer in manifest["layers"])
+    for layer in manifest["layers"]:
+        assert [step["method"] for step in layer["steps"]] == ["admm", "refit", "gptq"]
+        assert all(0 < step["relative_error"] < 1 for step in layer["steps"])
     for block in manifest["blocks"]:
         assert 0 < block["output_error"] < 1
         [gain] = block["reconstruction"]

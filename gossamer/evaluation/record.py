@@ -62,6 +62,12 @@ def numbers(value: Any, *path: str) -> dict[str, float]:
     return {key: each for key, each in pairs if each is not None and each >= 0}
 
 
+def entries(value: Any, *path: str) -> list[Mapping[str, Any]]:
+    """Return the mappings in the list at `path`."""
+    found = look(value, *path)
+    return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One weight matrix as the manifest reports it."""
@@ -76,12 +82,13 @@ class Layer:
     format: str
     num_bytes: float | None
     notes: list[str] = field(default_factory=list)
+    steps: list[tuple[str, float | None]] = field(default_factory=list)
+    """Each step's method, and the error after it."""
 
 
 def layers(manifest: Any) -> list[Layer]:
     """Return the layers of a manifest; entries that cannot be read are left out."""
-    found = look(manifest, "layers")
-    return [_layer(each) for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
+    return [_layer(each) for each in entries(manifest, "layers")]
 
 
 def _layer(entry: Any) -> Layer:
@@ -103,6 +110,9 @@ def _layer(entry: Any) -> Layer:
         + ("" if rank is None else f", rank {rank:g}"),
         num_bytes=number(entry, "bytes"),
         notes=texts(entry, "notes"),
+        steps=[
+            (text(step, "method") or "?", number(step, "relative_error")) for step in entries(entry, "steps")
+        ],
     )
 
 

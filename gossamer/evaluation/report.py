@@ -24,6 +24,7 @@ from gossamer.evaluation.figures import Figure, Point, heat_map, scatter, size_b
 from gossamer.evaluation.record import (
     ABSENT,
     Layer,
+    entries,
     layers,
     look,
     number,
@@ -57,6 +58,10 @@ class Section:
     name: str
     kinds: list[list[str]]
     """Rows of the table by kind of linear."""
+    steps: list[list[str]]
+    """The same kinds: the mean error after each step."""
+    blocks: list[list[str]]
+    """A row for each block: the error of its outputs, and what training it gave back."""
     formats: list[list[str]]
     error_map: Figure | None
     sparsity_map: Figure | None
@@ -228,6 +233,8 @@ def _section(manifest: Any, name: str) -> Section:
     return Section(
         name=name,
         kinds=_by_kind(known),
+        steps=_by_step(known),
+        blocks=_by_block(manifest),
         formats=_by_format(manifest, known),
         error_map=heat_map(known, [each.relative_error for each in known]),
         sparsity_map=heat_map(known, [each.sparsity for each in known], top=1.0),
@@ -263,6 +270,39 @@ def _by_kind(known: Sequence[Layer]) -> list[list[str]]:
             plain(8 * num_bytes / count) if count else None,
         ]
         rows.append([kind, str(len(own)), *(cell or ABSENT for cell in cells)])
+    return rows
+
+
+def _by_step(known: Sequence[Layer]) -> list[list[str]]:
+    """A line for each kind of linear and chain of steps: the mean error after each step, as far as it is known."""
+    chains: dict[tuple[str, tuple[str, ...]], list[Layer]] = {}
+    for layer in known:
+        if layer.steps:
+            chains.setdefault((layer.label, tuple(method for method, _ in layer.steps)), []).append(layer)
+    rows = []
+    for (kind, methods), own in chains.items():
+        after = []
+        for place, method in enumerate(methods):
+            errors = [error for layer in own if (error := layer.steps[place][1]) is not None]
+            after.append(f"{method} {share(sum(errors) / len(errors)) if errors else ABSENT}")
+        rows.append([kind, str(len(own)), ", ".join(after)])
+    return rows
+
+
+def _by_block(manifest: Any) -> list[list[str]]:
+    """A line for each block whose outputs were compared with the dense model's, with every training of it."""
+    rows = []
+    for block in entries(manifest, "blocks"):
+        trained = [
+            (before, after)
+            for gain in entries(block, "reconstruction")
+            if (before := number(gain, "before")) is not None and (after := number(gain, "after")) is not None
+        ]
+        error = number(block, "output_error")
+        if error is None and not trained:
+            continue
+        gains = [f"{share(before)} to {share(after)}" for before, after in trained]
+        rows.append([text(block, "name") or "?", share(error) or ABSENT, ", ".join(gains) or ABSENT])
     return rows
 
 

@@ -235,6 +235,36 @@ def test_page_shows_everything_the_manifest_says() -> None:
         assert figure["data"]
 
 
+def test_page_tells_what_each_step_cost_and_what_training_gave_back() -> None:
+    def steps(*errors: float | None) -> list[dict[str, Any]]:
+        return [
+            {"method": method, "relative_error": error}
+            for method, error in zip(("admm", "gptq"), errors, strict=True)
+        ]
+
+    known = [
+        layer(0, "attn.q", steps=steps(0.02, 0.03)),
+        layer(1, "attn.q", steps=steps(0.04, 0.07)),
+        layer(1, "mlp.up", steps=steps(0.125, None)),
+    ]
+    blocks = [
+        {"name": "layers.0", "output_error": 0.25, "reconstruction": [{"before": 0.5, "after": 0.125}]},
+        {"name": "layers.1", "output_error": 0.375},
+        {"name": "layers.2"},
+    ]
+    page = Page(render([changed(layers=known, blocks=blocks)], ["mine"]))
+    for shown in (
+        "admm 3.00 %, gptq 5.00 %",
+        "admm 12.5 %, gptq \u2013",
+        "50.0 % to 12.5 %",
+        "37.5 %",
+        "layers.1",
+    ):
+        assert shown in page.text, shown
+    assert "layers.2" not in page.text
+    assert "What each step cost" not in Page(render([MANIFEST], ["mine"])).text
+
+
 def test_page_names_the_rank_beside_the_bits() -> None:
     layers = [
         layer(0, "mlp.up", format="low_rank", rank=6),
