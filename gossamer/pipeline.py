@@ -19,7 +19,7 @@ from gossamer.evaluation.memory import PeakMemory
 from gossamer.plan import Plan, make_plan
 from gossamer.recipe import Recipe, load_recipe
 from gossamer.run import Run
-from gossamer.run_state import kept_calibration, restore, save
+from gossamer.run_state import kept_calibration, kept_shares, restore, save
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -89,7 +89,7 @@ def compress(
         ):
             run = Run(source, recipe, layers, writer, progress, ranks)
             work.begin(_identity(source, recipe, layers, text))
-            run.calibrate(text, length is not None, kept_calibration(work))
+            run.calibrate(text, length is not None, kept_calibration(work), kept_shares(work))
             if work.progress is None:
                 run.embedding()
             else:

@@ -75,6 +75,8 @@ def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan
     """Return what compressing `source` by `recipe` would do; sizes are predicted, not measured."""
     selection = select(source, recipe, layers)
     chosen = dict(_all_steps(source, selection))
+    if len(source.architecture.stacks) > 1:  # where nothing is shared out
+        chosen = {name: _with_bits(steps) for name, steps in chosen.items()}
     shapes = _shapes(source)
     dtypes = stored_dtypes(source)
     untouched = sum(
@@ -165,6 +167,12 @@ def _check(source: Source, selection: Selection) -> None:
             raise RecipeError(
                 f"{step.method} trains blocks, not the embeddings or the head: narrow its `layers`."
             )
+    for step in selection.head:
+        if getattr(step.settings, "scope", None) == "global" or getattr(step.settings, "average_bits", None):
+            raise RecipeError(
+                f"{source.architecture.output_head}: scope global and average_bits share out among the linears of "
+                "blocks. Give the head a step of its own."
+            )
     for step in selection.embedding:
         if step.needs is not None:
             raise RecipeError(
@@ -185,6 +193,11 @@ def _check(source: Source, selection: Selection) -> None:
                 except RecipeError as error:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
         _check_order(name, steps)
+        if any(isinstance(step.settings, GPTQ) and step.settings.average_bits for step in steps[1:]):
+            raise RecipeError(
+                f"{name}: average_bits is for layers that no step before has changed: the values that a mask leaves "
+                "are stored in 4 or 8 bits. Give `bits`, or `bits: 8` for some layers."
+            )
         if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
             raise RecipeError(f"{name}: a step with scope global must be the first one of its layers.")
 
@@ -223,17 +236,21 @@ def predicted_bytes(shape: tuple[int, int], steps: Steps, dtype: torch.dtype = t
     grid = next((step.settings for step in steps if isinstance(step.settings, GPTQ)), None)
     if grid is None or grid.average_bits is None:
         return min(expected_bytes(declared) for declared in _possible_forms(shape, steps, dtype))
-    low, high = (
+    low, high = (  # on average over all layers
         predicted_bytes(shape, _with_bits(steps, bits), dtype) for bits in (grid.bits, MOST_BITS)
-    )  # on average over all layers
+    )
     return round(low + (high - low) * (grid.average_bits - grid.bits) / (MOST_BITS - grid.bits))
 
 
-def _with_bits(steps: Steps, bits: int) -> Steps:
-    """The steps with so many bits for all."""
-    update = {"bits": bits, "average_bits": None}
+def _with_bits(steps: Steps, bits: int | None = None) -> Steps:
+    """The steps with so many bits for all, or with those that they begin with."""
     return tuple(
-        replace(step, settings=step.settings.model_copy(update=update))
+        replace(
+            step,
+            settings=step.settings.model_copy(
+                update={"bits": bits or step.settings.bits, "average_bits": None}
+            ),
+        )
         if isinstance(step.settings, GPTQ)
         else step
         for step in steps

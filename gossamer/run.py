@@ -39,7 +39,7 @@ from gossamer.plan import Steps, select, stored_dtypes
 from gossamer.recipe import METHODS, Recipe
 from gossamer.reload_check import reload_difference
 from gossamer.run_manifest import manifest_of
-from gossamer.shares import shared_out
+from gossamer.shares import Shares, shared_out
 from gossamer.thresholds import global_thresholds
 from gossamer.training.reconstruct import reconstruct, token_errors
 from gossamer.work import LayerReport, Phase, Work, phases
@@ -87,10 +87,17 @@ class Run:
         self.seconds_keeping = (0.0, 0.0)
         """How long keeping the state has taken: in all, and the last time."""
 
-    def calibrate(self, text: str | None, length_given: bool, kept: Calibration | None = None) -> None:
+    def calibrate(
+        self,
+        text: str | None,
+        length_given: bool,
+        kept: Calibration | None = None,
+        shares: Shares | None = None,
+    ) -> None:
         """Get the batches that the model will see; where nothing is to be observed, one short random one.
 
-        `kept` are windows and record of a stopped run, which stand for a text that the model wrote itself.
+        `kept` are windows and record of a stopped run, which stand for a text that the model wrote itself; `shares` is
+        what it has shared out.
         """
         steps = [step for chosen in self.selected.linears.values() for step in chosen]
         if any(step.needs_text for step in (*steps, *self.selected.head)):
@@ -111,8 +118,10 @@ class Run:
             self._round_as_written(name, self._will_be_packed())
         self.tie()
         linears = self.selected.linears
-        self.shares = shared_out(self.source, linears, self.ids_NL, self.ranks, self.notes, self.progress)
-        self.selected = replace(self.selected, linears={**linears, **self.shares.steps})
+        self.shares = shares or shared_out(
+            self.source, linears, self.ids_NL, self.ranks, self.notes, self.progress
+        )
+        self.selected = replace(self.selected, linears=self.shares.applied(linears))
         self.thresholds = global_thresholds(self.source, linears, self.progress)
         self.batches = self.ranks.share(model_batches(self.model, self.ids_NL, self.notes))
         self.runner = BlockRunner(self.model, self.batches)

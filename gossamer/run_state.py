@@ -14,6 +14,7 @@ import transformers
 from gossamer.calibration_text import Calibration
 from gossamer.checkpoint.work_folder import WorkFolder
 from gossamer.formats.packed import from_tensors, tensor_specs
+from gossamer.shares import Shares
 from gossamer.work import LayerReport, Work
 
 if TYPE_CHECKING:
@@ -44,10 +45,12 @@ def save(run: "Run", folder: WorkFolder) -> None:
         "resumed": run.resumed,
         "surroundings": _surroundings(),
         "writer": run.writer.keep(),
+        "shares": run.shares.changes,
     }
     values = {
         "ids": run.ids_NL,
         "random": torch.get_rng_state(),
+        "importance": run.shares.importance_O,
         "returned": _returned(run, run.runner),
         "dense": None if run.dense is None else _returned(run, run.dense),
     }
@@ -62,6 +65,13 @@ def kept_calibration(folder: WorkFolder) -> Calibration | None:
     if folder.progress is None:
         return None
     return folder.values()["ids"], folder.progress["calibration"]
+
+
+def kept_shares(folder: WorkFolder) -> Shares | None:
+    """What a run that was stopped has shared out."""
+    if folder.progress is None:
+        return None
+    return Shares(folder.progress["shares"], folder.values()["importance"])
 
 
 def restore(run: "Run", folder: WorkFolder) -> None:

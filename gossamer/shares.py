@@ -44,14 +44,22 @@ PROBE_TOKENS = 4096
 class Shares:
     """What was found for the linears that share something, as far as the probe reached them."""
 
-    steps: dict[str, Steps]
-    """With the sparsity or the bits that each was given."""
+    changes: dict[str, list[dict[str, Any]]]
+    """For each linear what each of its steps was given: sparsity, pattern or bits; JSON."""
     importance_O: dict[str, Tensor]
     """What a squared error of each output costs beside the linear's others."""
 
+    def applied(self, linears: Mapping[str, Steps]) -> dict[str, Steps]:
+        """Return the steps of all linears with what they were given."""
+        return {
+            name: tuple(map(_changed, steps, self.changes[name])) if name in self.changes else steps
+            for name, steps in linears.items()
+        }
+
     def weights(self, name: str, step: Step) -> Tensor | None:
         """How a step is to weigh the outputs of a linear: all alike (None) where it has no part in this."""
-        weighs = shares_sparsity(step) and not isinstance(step.settings, LowRankTarget)
+        settings = step.settings
+        weighs = shares_sparsity(step) and not isinstance(settings, LowRankTarget) and not settings.by_row  # type: ignore[attr-defined]
         return self.importance_O.get(name) if weighs else None
 
 
@@ -96,7 +104,7 @@ def shared_out(
         batch for ids in ids_NL[:num_windows].split(1) for batch in model_batches(source.model, ids, [])
     ]
     seeds = ranks.share(range(len(windows)))
-    probe = _Probe(source, steps, BlockRunner(source.model, ranks.share(windows)), ranks, progress)
+    probe = _Probe(source, steps, BlockRunner(source.model, ranks.share(windows)), ranks, notes, progress)
     return probe.measure(stack, seeds)
 
 
@@ -104,10 +112,16 @@ class _Probe:
     """Both passes through the dense model, one block at a time."""
 
     def __init__(
-        self, source: Source, steps: dict[str, Steps], runner: BlockRunner, ranks: Ranks, progress: Progress
+        self,
+        source: Source,
+        steps: dict[str, Steps],
+        runner: BlockRunner,
+        ranks: Ranks,
+        notes: list[str],
+        progress: Progress,
     ) -> None:
         self.source, self.steps, self.runner = source, steps, runner
-        self.ranks, self.progress = ranks, progress
+        self.ranks, self.notes, self.progress = ranks, notes, progress
 
     def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Shares:
         what, total = "finding what each layer is worth", 2 * len(stack)
@@ -123,19 +137,23 @@ class _Probe:
         windows: dict[Step, dict[str, list[float]]] = {}
         roundings: dict[Step, dict[str, float]] = {}
         sizes: dict[str, int] = {}
+        untouched: list[str] = []
         for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
             self.progress(what, len(stack) + number, total)
             for name, module in self.linears(block).items():
                 weight_OI = _weight(module)
                 fisher_OI, fisher_O = self.together(own.get(name), weight_OI)
                 if not bool(fisher_O.any()):
-                    continue  # no token of the probe reached it
+                    untouched.append(name)
+                    continue
                 sizes[name], importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
                 for step in self.steps[name]:
                     if shares_sparsity(step):
                         cost_OI = weight_OI.square() * fisher_OI
                         pattern = step.settings.pattern  # type: ignore[attr-defined]
-                        if isinstance(pattern, NM):
+                        if isinstance(pattern, NM) and pattern.m > weight_OI.shape[1]:
+                            pass  # no window is whole: the layer keeps the recipe's N
+                        elif isinstance(pattern, NM):
                             windows.setdefault(step, {})[name] = window_costs(cost_OI, pattern.m)
                         else:
                             share = step.settings.share  # type: ignore[attr-defined]
@@ -145,17 +163,23 @@ class _Probe:
                         roundings.setdefault(step, {})[name] = cost
             self.source.release(block)
         self.progress(what, total, total)
+        if untouched:
+            self.notes.append(
+                f"{len(untouched)} linears that no gradient reached (such as {untouched[0]}) got the recipe's sparsity "
+                "and bits"
+            )
         found: dict[Step, dict[str, dict[str, Any]]] = {}
         for step, shared in sparsities.items():
             found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
         for step, window_cost in windows.items():
             n, m = step.settings.pattern.n, step.settings.pattern.m  # type: ignore[attr-defined]
             kept = shared_windows(window_cost, sizes, n, m)
-            found[step] = {name: {"pattern": NM(n, m), "sparsity": None} for name, n in kept.items()}
+            found[step] = {name: {"pattern": f"{n}:{m}", "sparsity": None} for name, n in kept.items()}
         for step, costs in roundings.items():
             bits = shared_bits(costs, sizes, step.settings.bits, step.settings.average_bits)  # type: ignore[attr-defined]
-            found[step] = {name: {"bits": width} for name, width in bits.items()}
-        return Shares({name: _settled(name, self.steps[name], found) for name in sizes}, importance_O)
+            found[step] = {name: {"bits": width, "average_bits": None} for name, width in bits.items()}
+        changes = {name: [found.get(step, {}).get(name, {}) for step in self.steps[name]] for name in sizes}
+        return Shares(changes, importance_O)
 
     def enter(self, block: str) -> dict[str, nn.Module]:
         """Put a block into the model; return its linears that are asked about."""
@@ -173,13 +197,9 @@ class _Probe:
         return self.ranks.total(own.weight_OI), self.ranks.total(own.output_O)
 
 
-def _settled(name: str, steps: Steps, found: Mapping[Step, Mapping[str, dict[str, Any]]]) -> Steps:
-    """The steps of a linear with what was found for it."""
-    changes = [found.get(step, {}).get(name, {}) for step in steps]
-    return tuple(
-        replace(step, settings=step.settings.model_copy(update=change))
-        for step, change in zip(steps, changes, strict=True)
-    )
+def _changed(step: Step, change: Mapping[str, Any]) -> Step:
+    settings = step.settings.model_dump() | dict(change)
+    return replace(step, settings=type(step.settings).model_validate(settings)) if change else step
 
 
 def _weight(module: nn.Module) -> Tensor:

@@ -104,19 +104,32 @@ def test_bits_go_where_rounding_costs_most_and_the_average_holds(parent, text: P
 
 
 def test_two_stacks_get_the_same_in_every_layer_and_a_note(parent, text: Path, tmp_path: Path) -> None:
-    recipe = parse_recipe(GLOBAL.format("sparsegpt", INT4.replace("bits: 4", "bits: 4, average_bits: 4.5")))
+    recipe = parse_recipe(
+        "steps: [{layers: '*.q', method: gptq, bits: 4, average_bits: 4.5, group_size: 32}, "
+        "{layers: '*.wi*', method: sparsegpt, sparsity: 0.5, scope: global}]"
+    )
     made = gossamer.compress(parent("t5"), recipe, out=tmp_path / "out", text=str(text), **CALIBRATION)
-    assert {layer["sparsity"] for layer in made.manifest["layers"]} == {0.5}
-    assert {layer["bits"] for layer in made.manifest["layers"]} == {4}
+    assert {layer["sparsity"] for layer in made.manifest["layers"]} == {0.0, 0.5}
+    assert {layer["bits"] for layer in made.manifest["layers"]} == {4, None}
+    assert made.manifest["size"]["weights_bytes"] == pytest.approx(
+        plan(parent("t5"), recipe).predicted_bytes, rel=0.01
+    )
     assert any("scope global" in note for note in made.manifest["notes"])
 
 
-def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(parent) -> None:
+def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(parent, tmp_path: Path) -> None:
     for pattern in ("row", "block 4x16"):
         with pytest.raises(RecipeError, match="unstructured"):
             parse_recipe(f"steps: [{{layers: '*', method: admm, pattern: {pattern}, scope: global}}]")
     with pytest.raises(RecipeError, match="unstructured"):
         parse_recipe("steps: [{layers: '*', method: magnitude, pattern: '8:16', scope: global}]")
+    save_tiny("llama", tmp_path / "untied", tie_word_embeddings=False)
+    for head in ("method: admm, scope: global", "method: gptq, bits: 4, average_bits: 4.5"):
+        with pytest.raises(RecipeError, match="head"):
+            plan(tmp_path / "untied", parse_recipe(f"steps: [{{layers: ['*', head], {head}}}]"))
+    mixed = INT4.replace("bits: 4", "bits: 4, average_bits: 4.5")
+    with pytest.raises(RecipeError, match="average_bits"):
+        plan(parent("llama"), parse_recipe(GLOBAL.format("admm", mixed)))
     with pytest.raises(RecipeError, match="first"):
         plan(
             parent("llama"),

@@ -115,7 +115,7 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
 
 def _with_diagonal(gram_II: Tensor, dead_I: Tensor, diagonal_I: Tensor) -> Tensor:
     """The matrix in float64 with another diagonal, and nothing beside it for dead inputs."""
-    matrix_II = gram_II.double()
+    matrix_II = gram_II.to(torch.float64, copy=True)
     if bool(dead_I.any()):
         matrix_II.masked_fill_(dead_I[:, None] | dead_I[None, :], 0.0)
     matrix_II.diagonal().copy_(diagonal_I)

@@ -12,6 +12,7 @@ Other costs were tried, and predict the error of a layer better, but not what th
 O output features, I input features, G groups, m inputs of a window.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -21,7 +22,7 @@ from gossamer.methods.allocation import Option, within_cost
 from gossamer.methods.grid import Grid, fit_groups
 
 MOST = 0.95
-"""No layer is pruned further than this."""
+"""No layer is pruned further than this, unless all are."""
 MOST_BITS = 8
 LEAST_IMPORTANCE = 0.05
 """Of the mean over outputs: what a few thousand tokens say of a single output is not exact."""
@@ -92,11 +93,11 @@ class SharedSparsity:
         self._counts[name] = torch.bincount(bins, minlength=1 << (31 - IGNORED_BITS)).to(torch.int32)
 
     def sparsities(self) -> dict[str, float]:
-        """Return the sparsity of each layer; together they prune round(sparsity * weights), if `MOST` allows it."""
+        """Return the sparsity of each layer; together they prune exactly round(sparsity * weights)."""
         below = {name: counts.long().cumsum(0) for name, counts in self._counts.items()}
         totals = {name: int(sums[-1]) for name, sums in below.items()}
-        most = {name: int(MOST * total) for name, total in totals.items()}
-        wanted = min(round(self.sparsity * sum(totals.values())), sum(most.values()))
+        most = {name: math.ceil(max(MOST, self.sparsity) * total) for name, total in totals.items()}
+        wanted = round(self.sparsity * sum(totals.values()))
         pruned = torch.stack([sums.clamp_max(most[name]) for name, sums in below.items()])
         edge = int(torch.searchsorted(pruned.sum(0), wanted))
         before = pruned[:, edge - 1] if edge else torch.zeros(len(pruned), dtype=torch.int64)

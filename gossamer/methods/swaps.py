@@ -42,6 +42,10 @@ class Swaps(PruneTarget):
     damping: float = Field(default=0.01, ge=0.0, le=1.0)
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
 
+    @property
+    def by_row(self) -> bool:
+        return True
+
 
 def apply(layer: LayerWeight, statistic: Statistic | None, settings: Swaps, notes: list[str]) -> LayerWeight:
     """Return the pruned layer with its kept weights fitted.

@@ -42,6 +42,11 @@ class PruneTarget(BaseModel):
         return self
 
     @property
+    def by_row(self) -> bool:
+        """True if the mask of each row is chosen for itself, so that it does not matter how rows are weighed."""
+        return isinstance(self.pattern, NM)
+
+    @property
     def share(self) -> float:
         """The sparsity to reach."""
         if self.sparsity is not None:

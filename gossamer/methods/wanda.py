@@ -21,6 +21,10 @@ class Wanda(PruneTarget):
 
     needs: ClassVar[type[Statistic] | None] = InputNorm
 
+    @property
+    def by_row(self) -> bool:
+        return True
+
 
 def apply(layer: LayerWeight, statistic: Statistic | None, settings: Wanda, notes: list[str]) -> LayerWeight:
     """Return the layer without the weights of smallest score; RecipeError if it is quantized already."""
