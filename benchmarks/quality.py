@@ -172,7 +172,7 @@ def row(name: str, each: dict[str, Any]) -> str:
         figures = [f"cosine {quality['embedding_cosine_mean']:.4f}", "", ""]
     figures += [
         f"{quality['size_bytes'] / 1e6:.1f}",
-        f"{run['seconds']:.0f}",
+        f"{run['seconds']:.0f}" + (" (1 thread)" if run["threads"] == 1 else ""),
         f"{run['peak_memory_bytes'] / 1e9:.2f}",
         *speed_of(speed),
         each["date"],
