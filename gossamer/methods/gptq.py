@@ -61,14 +61,13 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes
     assert isinstance(statistic, Gram), "gptq needs Gram"
     layer.require_changeable("gptq")
     settings.size_for(layer.weight_OI.shape[1])
-    gram_II = statistic.value()
-    order_I = torch.arange(gram_II.shape[0])
+    order_I = torch.arange(statistic.num_inputs)
     if settings.act_order:
-        order_I = gram_II.diagonal().argsort(descending=True, stable=True)
-    factor = inverse_factor(gram_II, settings.damping, notes, order_I)
+        order_I = statistic.mean_square().argsort(descending=True, stable=True)
+    factor = inverse_factor(statistic.value(), settings.damping, notes, order_I)
     quantized = _quantize(layer, settings, factor.upper_II, order_I)
     if settings.rounds:
-        hessian_II = damped_factor(gram_II, factor.damping, []).damped_II.float()
+        hessian_II = damped_factor(statistic.value(), factor.damping, []).damped_II.float()
         quantized = improve(quantized, layer.mask_OI, layer.target_OI, hessian_II, settings.rounds)
     return layer.with_codes(quantized)
 

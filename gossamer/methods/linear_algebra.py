@@ -58,10 +58,11 @@ def inverse_factor(
 ) -> InverseFactor:
     """Return U of H^-1 = U^T U, the inputs in the order given; as `damped_factor` otherwise."""
     last_first_I = torch.arange(len(gram_II) - 1, -1, -1) if order_I is None else order_I.flip(0)
-    factor = damped_factor(gram_II[last_first_I[:, None], last_first_I], damping, notes)
+    gram_II = gram_II[last_first_I[:, None], last_first_I]  # lets go of the one that was given
+    factor = damped_factor(gram_II, damping, notes)
     lower_II, dead_I, damping = factor.lower_II, factor.dead_I.flip(0), factor.damping
-    del factor  # with the reversed matrix
-    inverse_II = torch.eye(gram_II.shape[0], dtype=torch.float64).T  # by columns, as LAPACK solves in place
+    del factor, gram_II
+    inverse_II = torch.eye(len(lower_II), dtype=torch.float64).T  # by columns, as LAPACK solves in place
     torch.linalg.solve_triangular(lower_II, inverse_II, upper=False, out=inverse_II)
     del lower_II
     return InverseFactor(inverse_II.float().flip(0, 1).contiguous(), dead_I, damping)
