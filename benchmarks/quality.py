@@ -143,7 +143,7 @@ def as_markdown(record: dict[str, Any]) -> str:
         "",
         f"`{record['command']}` on {record['cpu']}; "
         + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        + ". One-shot, nothing was retrained. Raw figures: `quality.json`.",
+        + ". One-shot, nothing was trained end to end. Raw figures: `quality.json`.",
         "",
         "| recipe | perplexity | of dense | KL | size, MB | compress, s | memory, GB | decode, tok/s "
         "| of dense bf16 | date |",
