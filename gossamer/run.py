@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.observe import BlockRunner, main_output, observed
@@ -42,7 +41,7 @@ from gossamer.run_manifest import manifest_of
 from gossamer.shares import Shares, shared_out
 from gossamer.thresholds import global_thresholds
 from gossamer.training.reconstruct import reconstruct, token_errors
-from gossamer.work import LayerReport, Phase, Work, phases
+from gossamer.work import LayerReport, Phase, Work, matrix, phases
 
 
 def output_errors(returned: list[Any], wanted: list[Any]) -> Tensor:
@@ -371,9 +370,7 @@ class Run:
         self.block_reports.append(report)
 
     def _work(self, name: str) -> Work:
-        module = self.model.get_submodule(name)
-        weight = module.weight.T if isinstance(module, Conv1D) else module.weight
-        return Work(name, weight.detach().contiguous())
+        return Work(name, matrix(self.model.get_submodule(name)))
 
     def _will_be_packed(self) -> set[str]:
         """Parameters outside of the blocks that get a packed form."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures
@@ -34,7 +33,7 @@ from gossamer.methods.saliency import (
 )
 from gossamer.plan import Steps
 from gossamer.recipe import Step
-from gossamer.training.reconstruct import block_weight
+from gossamer.work import matrix
 
 PROBE_TOKENS = 4096
 """At most, and a quarter of the calibration text; each rank looks at one window at least."""
@@ -141,7 +140,7 @@ class _Probe:
         for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
             self.progress(what, len(stack) + number, total)
             for name, module in self.linears(block).items():
-                weight_OI = _weight(module)
+                weight_OI = matrix(module)
                 fisher_OI, fisher_O = self.together(own.get(name), weight_OI)
                 if not bool(fisher_O.any()):
                     untouched.append(name)
@@ -200,8 +199,3 @@ class _Probe:
 def _changed(step: Step, change: Mapping[str, Any]) -> Step:
     settings = step.settings.model_dump() | dict(change)
     return replace(step, settings=type(step.settings).model_validate(settings)) if change else step
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = block_weight(module).detach()
-    return weight.T.contiguous() if isinstance(module, Conv1D) else weight

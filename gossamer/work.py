@@ -43,6 +43,12 @@ class LayerReport:
     """`method` of each step in order, and the `relative_error` after it."""
 
 
+def matrix(module: nn.Module) -> Tensor:
+    """The weight of a linear or an embedding as [O, I], contiguous; transformers' Conv1D holds it transposed."""
+    weight = block_weight(module).detach()
+    return (weight.T if isinstance(module, Conv1D) else weight).contiguous()
+
+
 @dataclass
 class Work:
     """One matrix on its way through the steps of a recipe."""
@@ -82,8 +88,7 @@ class Work:
 
     def take(self, module: nn.Module) -> None:
         """Take over the weights of the module after it was trained."""
-        weight = block_weight(module).detach()
-        weight_OI = (weight.T if isinstance(module, Conv1D) else weight).contiguous()
+        weight_OI = matrix(module)
         layer = self._with_whole(weight_OI)
         self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
 

@@ -37,7 +37,7 @@ class Curvature:
 def curvatures(
     runner: BlockRunner,
     stack: Sequence[str],
-    returned: Mapping[str, list[Any]],
+    returned: dict[str, list[Any]],
     linears: Callable[[str], Mapping[str, nn.Module]],
     seeds: Sequence[int],
 ) -> Iterator[tuple[str, dict[str, Curvature]]]:
@@ -51,12 +51,12 @@ def curvatures(
     Linears that no token reached have no entry.
     """
     runner.forget()
-    runner.finish(stack[-1], [_leaf(each) for each in returned.pop(stack[-1])], stack)  # type: ignore[attr-defined]
+    runner.finish(stack[-1], [_leaf(each) for each in returned.pop(stack[-1])], stack)
     gradients = [_by_last_block(runner, stack[-1], number, seed) for number, seed in enumerate(seeds)]
     for index in range(len(stack) - 1, -1, -1):
         runner.forget()
         if index:
-            runner.finish(stack[index - 1], returned.pop(stack[index - 1]), stack)  # type: ignore[attr-defined]
+            runner.finish(stack[index - 1], returned.pop(stack[index - 1]), stack)
         modules = linears(stack[index])
         found: dict[str, Curvature] = {}
         for number in range(len(runner.batches)):
