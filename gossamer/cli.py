@@ -83,6 +83,12 @@ def compress(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a run to the same --out was stopped, if one was.")
     ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="What the run may take: a recipe that prunes trains each block as long as it lasts."
+        ),
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
@@ -93,14 +99,16 @@ def compress(
 
     if dry_run:
         _print(
-            plan(model, recipe, samples=samples, length=length, layers=layers).to_dict(), json_, print_plan
+            plan(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes).to_dict(),
+            json_,
+            print_plan,
         )
         return
     try:
         with progress_bars() as progress:
             result = run(
                 model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
-                overwrite=overwrite, resume=resume, progress=progress,
+                overwrite=overwrite, resume=resume, minutes=minutes, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not (kept := _notes(interrupt)):

@@ -1,7 +1,8 @@
 """The public verbs of compression: `compress` and `plan`."""
 
+import itertools
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ from gossamer.checkpoint.work_folder import WorkFolder
 from gossamer.checkpoint.writer import FolderWriter, Nowhere, check_target
 from gossamer.errors import UsageError
 from gossamer.evaluation.memory import PeakMemory
+from gossamer.methods.target import PruneTarget
 from gossamer.plan import Plan, make_plan
-from gossamer.recipe import Recipe, load_recipe
+from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step, load_recipe
 from gossamer.run import Run
 from gossamer.run_state import kept_calibration, kept_shares, restore, save
+from gossamer.training.reconstruct import Reconstruct
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -46,6 +49,7 @@ def compress(
     layers: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    minutes: float | None = None,
     progress: Progress = _silent,
 ) -> Compressed:
     """Compress `model` by `recipe` and write the folder `out`.
@@ -59,6 +63,8 @@ def compress(
         layers: glob of the only layers to touch.
         overwrite: replace `out` if it is a model folder.
         resume: go on from where a run to the same `out` was stopped (kill, interrupt, power cut), if there was one.
+        minutes: what the run may take: blocks are trained (`reconstruct`) as long as that lasts, in every recipe
+            that prunes. Two runs are then not alike. Without it they are trained as the recipe says.
         progress: called as the work goes on.
 
     Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
@@ -69,7 +75,7 @@ def compress(
     """
     out = Path(out)
     check_target(out, overwrite)
-    recipe = with_calibration(load_recipe(recipe), samples, length, seed)
+    recipe = with_training(with_calibration(load_recipe(recipe), samples, length, seed), minutes)
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
     with Ranks() as ranks:
@@ -87,7 +93,7 @@ def compress(
             WorkFolder(out, resume) as work,
             FolderWriter(out, overwrite, work.path) as writer,
         ):
-            run = Run(source, recipe, layers, writer, progress, ranks)
+            run = Run(source, recipe, layers, writer, progress, ranks, minutes)
             work.begin(_identity(source, recipe, layers, text))
             run.calibrate(text, length is not None, kept_calibration(work), kept_shares(work))
             if work.progress is None:
@@ -101,6 +107,7 @@ def compress(
             manifest = run.finish()
             manifest["run"] = {
                 "seconds": run.seconds(),
+                "minutes_given": minutes,
                 "resumed": run.resumed,
                 "peak_memory_bytes": memory.peak_anonymous_bytes,
                 "peak_resident_bytes": memory.peak_resident_bytes,
@@ -123,8 +130,28 @@ def check_together(recipe: Recipe, resume: bool) -> None:
     if training:
         raise UsageError(
             f"{training[0]} trains each block on all of the text, which several processes cannot do together. Start it "
-            "without torchrun, or leave the step out."
+            "without torchrun, or leave the step (or --minutes) out."
         )
+
+
+def with_training(recipe: Recipe, minutes: float | None) -> Recipe:
+    """Return the recipe with a step that trains each block after it was pruned, where it prunes and has none.
+
+    Without minutes it stays as it is. UsageError unless they are a positive number.
+    """
+    if minutes is None:
+        return recipe
+    if not 0 < minutes < float("inf"):
+        raise UsageError(f"--minutes {minutes:g}: a positive number was expected.")
+    linear = [step for step in recipe.steps if not set(step.layers) <= {EMBEDDINGS, HEAD}]
+    before = list(itertools.takewhile(lambda step: not METHODS[step.method].quantizes, linear))
+    pruning = [step for step in before if isinstance(step.settings, PruneTarget)]
+    if not pruning or any(step.trains for step in recipe.steps):
+        return recipe
+    layers = tuple(dict.fromkeys(glob for step in pruning for glob in step.layers))
+    at = recipe.steps.index(before[-1]) + 1
+    steps = (*recipe.steps[:at], Step(layers, "reconstruct", Reconstruct()), *recipe.steps[at:])
+    return replace(recipe, steps=steps)
 
 
 def _identity(source: Source, recipe: Recipe, layers: str | None, text: str | None) -> dict[str, Any]:
@@ -147,7 +174,8 @@ def plan(
     samples: int | None = None,
     length: int | None = None,
     layers: str | None = None,
+    minutes: float | None = None,
 ) -> Plan:
     """Return what `compress` would do with these arguments, without reading a weight or writing a byte."""
-    recipe = with_calibration(load_recipe(recipe), samples, length, None)
+    recipe = with_training(with_calibration(load_recipe(recipe), samples, length, None), minutes)
     return make_plan(open_model(model), recipe, layers)

@@ -31,7 +31,7 @@ from gossamer.checkpoint.quantizer import quantization_config
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.writer import FolderWriter, disk_errors
-from gossamer.errors import CalibrationError, GossamerError
+from gossamer.errors import CalibrationError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
 from gossamer.plan import Steps, select, stored_dtypes
@@ -41,6 +41,7 @@ from gossamer.run_manifest import manifest_of
 from gossamer.shares import Shares, shared_out
 from gossamer.thresholds import global_thresholds
 from gossamer.training.reconstruct import reconstruct, token_errors
+from gossamer.training.time_budget import TimeBudget
 from gossamer.work import LayerReport, Phase, Work, matrix, phases
 
 
@@ -60,6 +61,7 @@ class Run:
         writer: FolderWriter,
         progress: Progress,
         ranks: Ranks,
+        minutes: float | None = None,
     ) -> None:
         self.selected = select(source, recipe, layers)
         self.ranks = ranks
@@ -85,6 +87,7 @@ class Run:
         self.started, self.seconds_before, self.resumed = time.monotonic(), 0.0, 0
         self.seconds_keeping = (0.0, 0.0)
         """How long keeping the state has taken: in all, and the last time."""
+        self.time = TimeBudget(minutes and 60 * minutes, len(self.parts.blocks), self.seconds)
 
     def calibrate(
         self,
@@ -153,11 +156,16 @@ class Run:
         places = [(name, stack) for stack in self.parts.stacks for name in stack]
         for name, stack in places[self.done :]:
             self.progress("blocks", self.done, total)
-            self._block(name, stack)
+            with self.time.block(self.done):
+                self._block(name, stack)
             self.done += 1
             self.forget_dense_embedding()
             keep()
         self.progress("blocks", total, total)
+        if self.time.total is not None and any(step.trains for step in self.recipe.steps):
+            self.notes.append(
+                f"{len(self.trained)} of {total} blocks were trained in the time that was given"
+            )
 
     def seconds(self) -> float:
         """Time that the run took so far, in all the processes that worked on it."""
@@ -236,16 +244,14 @@ class Run:
             self.source.release(name)
 
     def _dense_runner(self) -> BlockRunner:
-        """A second model that stays dense; it shares all tensors, and ours are replaced, never changed."""
-        tensors = (*self.model.parameters(), *self.model.buffers())
-        model = deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
-        return BlockRunner(model, self.batches)
+        """A second model that stays dense."""
+        return BlockRunner(_twin(self.model), self.batches)
 
     def _dense_returns(self, block: str) -> list[Any] | None:
         """Put the block into the dense model and return what it returns there; None if nobody will ask."""
         if self.dense is None:
             return None
-        self.dense.model.set_submodule(block, deepcopy(self.model.get_submodule(block)))
+        self.dense.model.set_submodule(block, _twin(self.model.get_submodule(block)))
         returned, self.dense_seen = run_dense(self.dense, block, self.parts.linears(block))
         return returned
 
@@ -260,6 +266,7 @@ class Run:
         """Apply the steps of each linear, then train the block; what runs later in it sees the earlier ones done."""
         for stage in self._stages(block, phase.linears):
             statistics = self._observe(block, {name: phase.linears[name] for name in stage})
+            self._aim(statistics)
             for name in stage:
                 self._apply(self.work[name], phase.linears[name], statistics.get(name))
                 if name in phase.last and not phase.trained:
@@ -268,8 +275,10 @@ class Run:
             masks = {name: self.work[name].mask_for(self.model.get_submodule(name)) for name in names}
             assert wanted is not None
             self.progress(f"reconstructing {block}", 0, 1)
-            gain = reconstruct(self.runner, block, wanted, masks, settings)
-            self.trained.setdefault(block, []).append(asdict(gain))
+            with self.time.training() as seconds:
+                if seconds > 0:
+                    gain = reconstruct(self.runner, block, wanted, masks, settings, seconds)
+                    self.trained.setdefault(block, []).append(asdict(gain))
             for name in names:
                 self.work[name].take(self.model.get_submodule(name))
         for name in phase.last if phase.trained else ():
@@ -309,13 +318,19 @@ class Run:
                 )
         return statistics
 
+    def _aim(self, statistics: Mapping[str, Statistic]) -> None:
+        """Fit the linears to the dense model's outputs where these are known, which are then forgotten."""
+        moments = {name: each for name, each in statistics.items() if isinstance(each, Moments)}
+        for name, each in moments.items():
+            with self.work[name].working():
+                self.work[name].aim(each)
+        for each in moments.values():
+            each.forget_dense()
+
     def _apply(self, work: Work, steps: Steps, statistic: Statistic | None) -> None:
         """Apply the steps to one matrix and put the result in its place."""
-        started = time.monotonic()
-        try:
-            work.statistic = statistic
-            if isinstance(statistic, Moments):
-                work.aim(statistic)
+        with work.working():
+            work.see(statistic)
             for step in steps:
                 given = self.thresholds.get(step, statistic if step.needs is not None else None)
                 weight_O = self.shares.weights(work.name, step)
@@ -326,9 +341,6 @@ class Run:
                     work.layer = work.layer.weighed(weight_O.rsqrt())
                 error = work.error(work.layer.whole_OI)
                 work.steps.append({"method": step.method, "relative_error": error})
-        except GossamerError as error:
-            raise type(error)(f"{work.name}: {error}") from error
-        work.seconds += time.monotonic() - started
         work.put(self.model.get_submodule(work.name), work.layer.whole_OI)
 
     def _pack(self, work: Work, block: int | None) -> None:
@@ -405,6 +417,13 @@ class Run:
                 copy_name,
                 getattr(self.model.get_submodule(module), name),
             )
+
+
+def _twin(module: nn.Module) -> nn.Module:
+    """A copy with parameters of its own, whose values are shared until one of the two gets others."""
+    shared: dict[int, Any] = {id(buffer): buffer for buffer in module.buffers()}
+    shared |= {id(each): nn.Parameter(each.data, each.requires_grad) for each in module.parameters()}
+    return deepcopy(module, shared)
 
 
 def _modules_outside_blocks(model: nn.Module, blocks: tuple[str, ...]) -> list[str]:

@@ -3,16 +3,20 @@
 O output features, I input features.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.statistics import Gram, Moments, Statistic
+from gossamer.errors import GossamerError
 from gossamer.methods.aim import aimed
-from gossamer.methods.error import relative_output_error
+from gossamer.methods.error import output_energy, relative_output_error
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.plan import Steps
 from gossamer.training.reconstruct import Reconstruct, block_weight
@@ -63,9 +67,27 @@ class Work:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    _energy: float | None = None
+    """Of the outputs that errors are relative to, once one was asked for."""
+    _judged: tuple[Tensor, float] | None = None
+    """The last weights whose error was asked for, and it."""
 
     def __post_init__(self) -> None:
         self.layer = LayerWeight(self.dense_OI)
+
+    def see(self, statistic: Statistic | None) -> None:
+        """Take the inputs that steps and errors go by from now on."""
+        self.statistic, self._energy, self._judged = statistic, None, None
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """While open, time counts as spent on this matrix, and errors name it."""
+        started = time.monotonic()
+        try:
+            yield
+        except GossamerError as error:
+            raise type(error)(f"{self.name}: {error}") from error
+        self.seconds += time.monotonic() - started
 
     def aim(self, moments: Moments) -> None:
         """Fit the weight, and what later steps fit it to, to the outputs of the dense model."""
@@ -89,6 +111,7 @@ class Work:
     def take(self, module: nn.Module) -> None:
         """Take over the weights of the module after it was trained."""
         weight_OI = matrix(module)
+        self._judged = None
         layer = self._with_whole(weight_OI)
         self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
 
@@ -100,9 +123,19 @@ class Work:
 
     def error(self, weight_OI: Tensor) -> float | None:
         """The error of these weights, as `LayerReport` says."""
+        if self._judged is not None and torch.equal(weight_OI, self._judged[0]):
+            return self._judged[1]
+        error = self._error(weight_OI)
+        self._judged = None if error is None else (weight_OI, error)
+        return error
+
+    def _error(self, weight_OI: Tensor) -> float | None:
         target_OI = self.dense_OI if self.aimed_OI is None else self.aimed_OI
         if isinstance(self.statistic, Gram):
-            return relative_output_error(target_OI, weight_OI, self.statistic.value())
+            gram_II = self.statistic.value()
+            if self._energy is None:
+                self._energy = output_energy(target_OI, gram_II)
+            return relative_output_error(target_OI, weight_OI, gram_II, self._energy)
         total = float(target_OI.square().sum())
         return float((target_OI - weight_OI).square().sum()) / total if total else None
 

@@ -20,6 +20,7 @@ from gossamer.checkpoint import writer
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import CalibrationError, CheckpointError, DataError, RecipeError, RunError, UsageError
 from gossamer.formats.low_rank import LowRankWeight, residual_mask
+from gossamer.pipeline import with_training
 from gossamer.recipe import parse_recipe
 from gossamer.run import Run
 from tests.conftest import CALIBRATION, RECIPE, Case, read_packed, read_tensors
@@ -358,6 +359,54 @@ def test_aiming_at_the_dense_model_brings_the_outputs_closer(parent, text: Path,
         with torch.inference_mode():
             distances[aim] = float((small(ids_NL).logits - dense(ids_NL).logits).square().mean())
     assert distances["true"] < distances["false"]
+
+
+# ---- a time that is given ---------------------------------------------------------------------------------
+
+PRUNED_4_BITS = (
+    "steps: [{layers: '*', method: wanda, sparsity: 0.5}, {layers: '*', method: gptq, group_size: 32}]"
+)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "methods"),
+    [
+        (PRUNED_4_BITS, ["wanda", "reconstruct", "gptq"]),
+        ("steps: [{layers: '*', method: wanda, sparsity: 0.5}]", ["wanda", "reconstruct"]),
+        ("steps: [{layers: '*', method: gptq}]", ["gptq"]),
+        (
+            "steps: [{layers: embeddings, method: rtn}, {layers: '*', method: wanda, sparsity: 0.5},"
+            " {layers: '*', method: refit}]",
+            ["rtn", "wanda", "refit", "reconstruct"],
+        ),
+        (
+            "steps: [{layers: '*', method: wanda, sparsity: 0.5}, {layers: '*', method: reconstruct, epochs: 9}]",
+            ["wanda", "reconstruct"],
+        ),
+    ],
+)
+def test_minutes_train_blocks_where_a_recipe_prunes(recipe: str, methods: list[str]) -> None:
+    assert [step.method for step in with_training(parse_recipe(recipe), 1.0).steps] == methods
+    assert with_training(parse_recipe(recipe), None) == parse_recipe(recipe)
+
+
+def test_blocks_are_trained_as_long_as_the_minutes_last(parent, text: Path, tmp_path: Path) -> None:
+    given = {"text": str(text), "samples": 8, "length": 32}
+    model = parent("llama")
+    long = small_run(model, PRUNED_4_BITS, tmp_path / "long", minutes=5.0, **given)
+    none = small_run(model, PRUNED_4_BITS, tmp_path / "none", minutes=1e-5, **given)
+    assert [bool(block.get("reconstruction")) for block in long["blocks"]] == [True, True]
+    assert [bool(block.get("reconstruction")) for block in none["blocks"]] == [False, False]
+    assert long["run"]["minutes_given"] == 5.0
+    assert "0 of 2 blocks were trained in the time that was given" in none["notes"]
+    for layer in (*long["layers"], *none["layers"]):
+        assert layer["sparsity"] == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
+def test_minutes_that_are_no_time_are_refused(minutes: float, parent, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="positive"):
+        small_run(parent("llama"), PRUNED_4_BITS, tmp_path / "out", minutes=minutes)
 
 
 def test_training_is_refused_for_embeddings(parent, tmp_path: Path) -> None:

@@ -146,6 +146,10 @@ class Moments(Gram):
             missing_OI += self.drift_OI
         return missing_OI / self.num_tokens
 
+    def forget_dense(self) -> None:
+        """Keep the Gram matrix only."""
+        self.cross_II, self.drift_OI = torch.empty(0, self.num_inputs), None
+
 
 class AbsMax:
     """Largest magnitude of each input feature."""

@@ -11,17 +11,22 @@ Cost: two products of O x I x I.
 from torch import Tensor
 
 
-def relative_output_error(dense_OI: Tensor, compressed_OI: Tensor, gram_II: Tensor) -> float:
+def relative_output_error(
+    dense_OI: Tensor, compressed_OI: Tensor, gram_II: Tensor, total: float | None = None
+) -> float:
     """Return the share of the output's energy that is lost: 0 = exact, 1 = as bad as all zeros.
 
-    A layer whose output is always zero has error 0 if nothing is added to it, else infinity.
+    `total` is the energy of the dense output, where it is known. A layer whose output is always zero has error 0 if
+    nothing is added to it, else infinity.
     """
-    error = _energy(dense_OI - compressed_OI, gram_II)
-    total = _energy(dense_OI, gram_II)
+    error = output_energy(dense_OI - compressed_OI, gram_II)
+    if total is None:
+        total = output_energy(dense_OI, gram_II)
     if total <= 0.0:
         return 0.0 if error <= 0.0 else float("inf")
     return max(error, 0.0) / total
 
 
-def _energy(weight_OI: Tensor, gram_II: Tensor) -> float:
+def output_energy(weight_OI: Tensor, gram_II: Tensor) -> float:
+    """Return tr(W G W^T), the mean of ||W x_t||^2."""
     return float(((weight_OI @ gram_II) * weight_OI).double().sum())

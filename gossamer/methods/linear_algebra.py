@@ -65,7 +65,8 @@ def inverse_factor(
     inverse_II = torch.eye(len(lower_II), dtype=torch.float64).T  # by columns, as LAPACK solves in place
     torch.linalg.solve_triangular(lower_II, inverse_II, upper=False, out=inverse_II)
     del lower_II
-    return InverseFactor(inverse_II.float().flip(0, 1).contiguous(), dead_I, damping)
+    inverse_II = inverse_II.float()
+    return InverseFactor(inverse_II.flip(0, 1).contiguous(), dead_I, damping)
 
 
 def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFactor:

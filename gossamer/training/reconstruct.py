@@ -10,6 +10,7 @@ Cost: three forward passes of the block over the calibration text an epoch; Adam
 """
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -23,6 +24,8 @@ from gossamer.calibration.observe import BlockRunner, hidden_states
 from gossamer.calibration.statistics import Statistic
 
 WARM_UP_STEPS = 5
+TIMED_STEPS = 3
+"""From these it is told how many fit in the time."""
 LAST_RATE = 0.1
 """Of the learning rate, at the end of the cosine."""
 HELD_OUT = 8
@@ -55,33 +58,38 @@ def reconstruct(
     wanted: list[Any],
     masks: Mapping[str, Tensor | None],
     settings: Reconstruct,
+    seconds: float = math.inf,
 ) -> Reconstructed:
     """Train block `name` of the runner's model in place; it is left as it was if that did not help.
 
     Args:
         wanted: what the dense block returned for each batch. masks: name of each linear to train -> its mask,
-        in the shape of the module's weight.
+        in the shape of the module's weight. seconds: training is cut to what fits in them.
     """
+    started = time.monotonic()
     block = runner.model.get_submodule(name)
     weights = [block_weight(runner.model.get_submodule(linear)) for linear in masks]
     trained = [*weights, *(parameter for parameter in block.parameters() if parameter.ndim == 1)]
-    backup = [parameter.detach().clone() for parameter in trained]
+    untrained = [parameter.data for parameter in trained]
     numbers = range(len(runner.batches))
     held_out = [number for number in numbers if number % HELD_OUT == HELD_OUT - 1] or [len(numbers) - 1]
     learnt = [number for number in numbers if number not in held_out] or held_out
     before = _error(runner, name, wanted, held_out)
     for parameter in trained:
+        parameter.data = parameter.data.clone()  # others may share the values
         parameter.requires_grad_(True)
     try:
         kept = list(zip(weights, masks.values(), strict=True))
-        _train(runner, name, wanted, learnt, kept, trained, settings)
+        # judging the result takes as long as judging what was there
+        seconds -= 2 * (time.monotonic() - started)
+        _train(runner, name, wanted, learnt, kept, trained, settings, seconds)
     finally:
         for parameter in trained:
             parameter.requires_grad_(False)
             parameter.grad = None
     after = _error(runner, name, wanted, held_out)
     if not after < before:
-        for parameter, value in zip(trained, backup, strict=True):
+        for parameter, value in zip(trained, untrained, strict=True):
             parameter.data = value
         after = before
     return Reconstructed(before, after)
@@ -95,24 +103,33 @@ def _train(
     kept: list[tuple[nn.Parameter, Tensor | None]],
     trained: list[nn.Parameter],
     settings: Reconstruct,
+    seconds: float,
 ) -> None:
+    """Take steps along a cosine; their number is cut to the seconds once it is known what one takes."""
     optimizer = torch.optim.Adam(trained, lr=settings.learning_rate, betas=(0.9, 0.95), fused=True)
     generator = torch.Generator().manual_seed(0)
-    num_steps, step = settings.epochs * len(learnt), 0
-    for _ in range(settings.epochs):
-        for position in torch.randperm(len(learnt), generator=generator).tolist():
-            cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
-            rate = (LAST_RATE + (1 - LAST_RATE) * cosine) * min(1.0, (step + 1) / WARM_UP_STEPS)
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * rate
-            number = learnt[position]
-            loss = _loss(runner, name, number, wanted[number])
-            optimizer.zero_grad()
-            loss.backward()
-            for weight, mask in kept:
-                if mask is not None and weight.grad is not None:
-                    weight.grad *= mask
-            optimizer.step()
-            step += 1
+    num_steps = settings.epochs * len(learnt)
+    batches = (
+        learnt[position]
+        for _ in range(settings.epochs)
+        for position in torch.randperm(len(learnt), generator=generator).tolist()
+    )
+    started = time.monotonic()
+    for step, number in enumerate(batches):
+        if step == TIMED_STEPS:
+            num_steps = int(min(num_steps, seconds * step / (time.monotonic() - started)))
+        if step >= num_steps:
+            return
+        cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
+        rate = (LAST_RATE + (1 - LAST_RATE) * cosine) * min(1.0, (step + 1) / WARM_UP_STEPS)
+        optimizer.param_groups[0]["lr"] = settings.learning_rate * rate
+        loss = _loss(runner, name, number, wanted[number])
+        optimizer.zero_grad()
+        loss.backward()
+        for weight, mask in kept:
+            if mask is not None and weight.grad is not None:
+                weight.grad *= mask
+        optimizer.step()
 
 
 def _error(runner: BlockRunner, name: str, wanted: list[Any], numbers: list[int]) -> float:

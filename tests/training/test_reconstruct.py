@@ -5,7 +5,7 @@ import torch
 
 from gossamer.calibration.observe import BlockRunner, hidden_states
 from gossamer.checkpoint.architecture import describe
-from gossamer.training.reconstruct import Reconstruct, reconstruct
+from gossamer.training.reconstruct import TIMED_STEPS, Reconstruct, reconstruct
 from tests.models import tiny_inputs, tiny_model
 
 
@@ -66,3 +66,22 @@ def test_two_runs_give_the_same_weights() -> None:
         reconstruct(runner, block, wanted, masks, Reconstruct(epochs=2, learning_rate=1e-3))
         results.append({name: runner.model.get_submodule(name).weight.clone() for name in masks})
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_training_is_cut_to_the_time_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *args: (steps.append(1), step(*args)))
+    runner, block, wanted, masks = pruned_block("llama")
+    reconstruct(runner, block, wanted, masks, Reconstruct(epochs=1000), seconds=0.3)
+    assert TIMED_STEPS <= len(steps) < 1000
+
+
+def test_what_others_share_with_the_block_is_not_changed() -> None:
+    runner, block, wanted, masks = pruned_block("llama")
+    shared = runner.model.get_submodule(block).state_dict()
+    before = {name: tensor.clone() for name, tensor in shared.items()}
+    result = reconstruct(runner, block, wanted, masks, Reconstruct(epochs=2, learning_rate=3e-3))
+    assert result.after < result.before
+    for name, tensor in shared.items():
+        assert torch.equal(tensor, before[name]), name
