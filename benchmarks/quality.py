@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--quality-only", action="store_true", help="leave speed out")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     given.work.mkdir(parents=True, exist_ok=True)
     store = given.work / "results.json"
     results: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}

@@ -179,6 +179,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, help="stop for good after so many blocks")
     parser.add_argument("--keep", action="store_true", help="leave FOLDER as it is")
     given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
     if not (given.work / "parent").exists():
         make_model(given.work / "parent", given.layers)
         make_text(given.work / "text.txt")

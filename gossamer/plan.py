@@ -10,6 +10,9 @@ from typing import Any
 
 import torch
 
+from gossamer.calibration.gradients import probe_tokens
+from gossamer.calibration.pairs import SEEN_BYTES
+from gossamer.calibration.statistics import Gram
 from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.writer import SHARD_BYTES
@@ -315,8 +318,21 @@ def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, i
     parts = source.architecture
     largest = max(sum(shapes[n][0] * shapes[n][1] for n in parts.linears(block)) for block in parts.blocks)
     outside = sum(rows * columns for name, (rows, columns) in shapes.items() if name == parts.token_embedding)
+    if parts.output_head is not None and not head_is_tied(source):
+        outside *= 2
     config = source.config.get_text_config()
     tokens = recipe.calibration.samples * recipe.calibration.length
     hidden = tokens * config.hidden_size
     vocabulary = min(tokens, 2048) * config.vocab_size
-    return 4 * (WORKING_COPIES * largest + outside + 2 * hidden + vocabulary) + 400_000_000
+    blocks = WORKING_COPIES * largest
+    if any(step.shares_sparsity or step.shares_bits for step in recipe.steps):
+        probe = (
+            probe_tokens(tokens, len(parts.blocks), config.hidden_size)
+            * len(parts.blocks)
+            * config.hidden_size
+        )
+        blocks = max(blocks, probe)
+    if recipe.calibration.aim and any(step.needs is Gram for step in recipe.steps):
+        inputs = max(sum(shapes[name][1] for name in parts.linears(block)) for block in parts.blocks)
+        blocks += min(tokens * inputs, SEEN_BYTES // 4)
+    return 4 * (blocks + outside + 2 * hidden + vocabulary) + 400_000_000

@@ -116,6 +116,16 @@ class Step:
         """True if the model has to be shown text for it."""
         return self.trains or self.needs is not None
 
+    @property
+    def shares_sparsity(self) -> bool:
+        """True if its sparsity is one over all its layers, by what their weights cost the model."""
+        return getattr(self.settings, "scope", None) == "global" and self.needs is not None
+
+    @property
+    def shares_bits(self) -> bool:
+        """True if its layers get bits by what rounding them costs the model."""
+        return getattr(self.settings, "average_bits", None) is not None
+
     def matches(self, name: str, part: str) -> bool:
         """True if the step is meant for the module `name`, which lies in `part` (linear, embeddings or head)."""
         return any(_glob_matches(glob, name, part) for glob in self.layers)

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.batches import model_batches
-from gossamer.calibration.gradients import Curvature, curvatures
+from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.ranks import Ranks
 from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
-from gossamer.methods.gptq import GPTQ
 from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.pattern import NM
 from gossamer.methods.saliency import (
@@ -34,9 +33,6 @@ from gossamer.methods.saliency import (
 from gossamer.plan import Steps
 from gossamer.recipe import Step
 from gossamer.work import matrix
-
-PROBE_TOKENS = 4096
-"""At most, and a quarter of the calibration text; each rank looks at one window at least."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +54,8 @@ class Shares:
     def weights(self, name: str, step: Step) -> Tensor | None:
         """How a step is to weigh the outputs of a linear: all alike (None) where it has no part in this."""
         settings = step.settings
-        weighs = shares_sparsity(step) and not isinstance(settings, LowRankTarget) and not settings.by_row  # type: ignore[attr-defined]
+        weighs = step.shares_sparsity and not isinstance(settings, LowRankTarget) and not settings.by_row  # type: ignore[attr-defined]
         return self.importance_O.get(name) if weighs else None
-
-
-def shares_sparsity(step: Step) -> bool:
-    """True if the step's sparsity is one over all its layers, by what their weights cost the model."""
-    return getattr(step.settings, "scope", None) == "global" and step.needs is not None
-
-
-def shares_bits(step: Step) -> bool:
-    """True if the step's layers get bits by what rounding them costs the model."""
-    return isinstance(step.settings, GPTQ) and step.settings.average_bits is not None
 
 
 def shared_out(
@@ -87,7 +73,7 @@ def shared_out(
     steps = {
         name: own
         for name, own in linears.items()
-        if any(shares_sparsity(step) or shares_bits(step) for step in own)
+        if any(step.shares_sparsity or step.shares_bits for step in own)
     }
     if not steps:
         return Shares({}, {})
@@ -98,7 +84,8 @@ def shared_out(
             "and a decoder: every layer got the recipe's sparsity and bits"
         )
         return Shares({}, {})
-    num_windows = max(min(PROBE_TOKENS, ids_NL.numel() // 4) // ids_NL.shape[1], ranks.size, 1)
+    hidden = int(source.config.get_text_config().hidden_size)
+    num_windows = max(probe_tokens(ids_NL.numel(), len(stack), hidden) // ids_NL.shape[1], ranks.size, 1)
     windows = [
         batch for ids in ids_NL[:num_windows].split(1) for batch in model_batches(source.model, ids, [])
     ]
@@ -147,7 +134,7 @@ class _Probe:
                     continue
                 sizes[name], importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
                 for step in self.steps[name]:
-                    if shares_sparsity(step):
+                    if step.shares_sparsity:
                         cost_OI = weight_OI.square() * fisher_OI
                         pattern = step.settings.pattern  # type: ignore[attr-defined]
                         if isinstance(pattern, NM) and pattern.m > weight_OI.shape[1]:
@@ -157,7 +144,7 @@ class _Probe:
                         else:
                             share = step.settings.share  # type: ignore[attr-defined]
                             sparsities.setdefault(step, SharedSparsity(share)).add(name, cost_OI)
-                    if shares_bits(step):
+                    if step.shares_bits:
                         cost = rounding_cost(weight_OI, step.settings, fisher_OI)  # type: ignore[arg-type]
                         roundings.setdefault(step, {})[name] = cost
             self.source.release(block)

@@ -23,6 +23,16 @@ from torch.utils._pytree import tree_map_only
 from gossamer.calibration.observe import BlockRunner, hidden_states, main_output
 from gossamer.errors import CalibrationError
 
+PROBE_TOKENS = 4096
+"""Tokens whose gradients are taken, at most, and a quarter of the calibration text."""
+PROBE_BYTES = 1 << 30
+"""What all blocks return for them is kept from one pass to the other; fewer tokens are taken where that is too much."""
+
+
+def probe_tokens(num_tokens: int, num_blocks: int, hidden_size: int) -> int:
+    """Return how many tokens of the calibration text are looked at."""
+    return min(PROBE_TOKENS, num_tokens // 4, PROBE_BYTES // (4 * num_blocks * hidden_size))
+
 
 @dataclass
 class Curvature:
