@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.batches import model_batches
-from gossamer.calibration.observe import BlockRunner, main_output, observed
-from gossamer.calibration.pairs import Seen, observe_pairs, run_dense, stages
+from gossamer.calibration.observe import BlockRunner, hidden_states, main_output, observed
+from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_after, run_dense, stages
 from gossamer.calibration.ranks import Ranks
 from gossamer.calibration.statistics import Gram, Moments, Statistic, to_collect
 from gossamer.calibration_text import SELF_WRITTEN, Calibration, Progress, calibration_samples, fitting_length
@@ -40,14 +40,15 @@ from gossamer.reload_check import reload_difference
 from gossamer.run_manifest import manifest_of
 from gossamer.shares import Shares, shared_out
 from gossamer.thresholds import global_thresholds
-from gossamer.training.reconstruct import reconstruct, token_errors
+from gossamer.training.reconstruct import Reconstruct, reconstruct, token_errors, vectors_of
 from gossamer.training.time_budget import TimeBudget
 from gossamer.work import LayerReport, Phase, Work, matrix, phases
 
 
 def output_errors(returned: list[Any], wanted: list[Any]) -> Tensor:
     """|block(x) - wanted|^2 / |wanted|^2 of every token."""
-    return torch.cat([token_errors(*pair).flatten() for pair in zip(returned, wanted, strict=True)])
+    pairs = zip(map(hidden_states, returned), map(hidden_states, wanted), strict=True)
+    return torch.cat([token_errors(*pair).flatten() for pair in pairs])
 
 
 class Run:
@@ -264,30 +265,71 @@ class Run:
 
     def _apply_phase(self, block: str, number: int, phase: Phase, wanted: list[Any] | None) -> None:
         """Apply the steps of each linear, then train the block; what runs later in it sees the earlier ones done."""
-        for stage in self._stages(block, phase.linears):
-            statistics = self._observe(block, {name: phase.linears[name] for name in stage})
-            self._aim(statistics)
-            for name in stage:
-                self._apply(self.work[name], phase.linears[name], statistics.get(name))
-                if name in phase.last and not phase.trained:
-                    self._pack(self.work.pop(name), number)
-        for settings, names in phase.trained.items():
-            masks = {name: self.work[name].mask_for(self.model.get_submodule(name)) for name in names}
-            assert wanted is not None
-            self.progress(f"reconstructing {block}", 0, 1)
-            with self.time.training() as seconds:
-                if seconds > 0:
-                    gain = reconstruct(self.runner, block, wanted, masks, settings, seconds)
-                    self.trained.setdefault(block, []).append(asdict(gain))
-            for name in names:
-                self.work[name].take(self.model.get_submodule(name))
+        apart = [settings for settings in phase.trained if settings.apart]
+        whole = [settings for settings in phase.trained if not settings.apart]
+        settled: list[nn.Parameter] = []
+        for part, until in self._parts(block, bool(apart)):
+            own = {name: steps for name, steps in phase.linears.items() if name in part}
+            for stage in self._stages(block, own):
+                statistics = self._observe(block, {name: own[name] for name in stage})
+                self._aim(statistics)
+                for name in stage:
+                    self._apply(self.work[name], own[name], statistics.get(name))
+                    if name in phase.last and not phase.trained:
+                        self._pack(self.work.pop(name), number)
+            for settings in apart:
+                names = [name for name in phase.trained[settings] if name in part]
+                self._train(block, settings, names, until, wanted, settled)
+        for settings in whole:
+            self._train(block, settings, phase.trained[settings], None, wanted, settled)
         for name in phase.last if phase.trained else ():
             self._pack(self.work.pop(name), number)
+
+    def _train(
+        self,
+        block: str,
+        settings: Reconstruct,
+        names: list[str],
+        until: str | None,
+        wanted: list[Any] | None,
+        settled: list[nn.Parameter],
+    ) -> None:
+        """Train linears of a block, norms and biases but for the settled ones, which those trained here then join."""
+        if not names:
+            return
+        assert wanted is not None
+        assert self.dense is not None
+        self.progress(f"reconstructing {block}", 0, 1)
+        masks = {name: self.work[name].mask_for(self.model.get_submodule(name)) for name in names}
+        vectors = vectors_of(self.model.get_submodule(block))
+        before = [each.data for each in vectors]
+        with self.time.training() as seconds:
+            if seconds > 0:
+                targets = [hidden_states(each) for each in wanted]
+                if until is not None:
+                    with torch.inference_mode():
+                        targets = [
+                            residual_after(self.dense, block, until, number) for number in range(len(targets))
+                        ]
+                gain = reconstruct(
+                    self.runner, block, targets, masks, settings, until=until, but=settled, seconds=seconds
+                )  # fmt: skip
+                self.trained.setdefault(block, []).append(asdict(gain))
+        settled += [
+            each for each, value in zip(vectors, before, strict=True) if not torch.equal(each.data, value)
+        ]
+        for name in names:
+            self.work[name].take(self.model.get_submodule(name))
+
+    def _parts(self, block: str, apart: bool) -> list[tuple[list[str], str | None]]:
+        """The linears that are trained apart, and where each part ends."""
+        every = list(self.parts.linears(block))
+        return parts(self.runner, block, every) if apart else [(every, None)]
 
     def _stages(self, block: str, linears: Mapping[str, Steps]) -> list[list[str]]:
         """The linears to be compressed together; one after the other where each is to see the earlier ones."""
         if not self.aims or not self._wanted(linears):
-            return [list(linears)]
+            return [list(linears)] if linears else []
         return self.ranks.agreed(stages(self.runner, block, list(linears)))
 
     def _wanted(self, linears: Mapping[str, Steps]) -> dict[str, tuple[nn.Module, type]]:

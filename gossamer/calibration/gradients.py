@@ -126,7 +126,7 @@ def _through_block(
     def watch(name: str, _module: nn.Module, args: Any, output: Tensor) -> None:
         output.register_hook(partial(take, name, args[0].detach().flatten(0, -2)))
 
-    args, kwargs = tree_map_only(Tensor, torch.clone, runner.call_of(block, number))
+    args, kwargs = runner.own_call_of(block, number)
     hidden = args[0] if args else kwargs["hidden_states"]
     hidden.requires_grad_()
     with ExitStack() as stack, torch.enable_grad():

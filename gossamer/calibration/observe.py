@@ -91,6 +91,13 @@ class BlockRunner:
                 return reached.call
         raise CalibrationError(f"the model never ran {name}: its blocks are not run in order.")
 
+    def own_call_of(self, name: str, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same with tensors of their own, which may take gradients; inference tensors do not."""
+        call: tuple[tuple[Any, ...], dict[str, Any]] = tree_map_only(
+            Tensor, torch.clone, self.call_of(name, number)
+        )
+        return call
+
     @contextmanager
     def replaying(self, number: int) -> Iterator[None]:
         """While open, finished blocks return what they returned last for batch `number`."""

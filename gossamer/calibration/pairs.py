@@ -34,6 +34,8 @@ class Seen:
     """The last input of each linear that ran."""
     residuals: dict[str, Tensor] = field(default_factory=dict)
     """What the output of a linear was added to, where it was added to something of its shape."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """What that gave."""
     outputs: dict[str, Tensor] = field(default_factory=dict)
     returned: Any = None
     """What the block returned, if it ran to its end."""
@@ -42,19 +44,29 @@ class Seen:
 
 
 class _Additions(TorchFunctionMode):
-    """Notices when the very tensor that a linear gave is added to another one."""
+    """Notices when the very tensor that a linear gave is added to another one; raises `_Enough` if it is `until`."""
 
-    def __init__(self, seen: Seen) -> None:
+    def __init__(self, seen: Seen, until: str | None = None) -> None:
         super().__init__()
-        self.seen = seen
+        self.seen, self.until = seen, until
+        self.since: list[Tensor] = []
+        """What was computed since the last linear ran: an activation function adds its input to some of it."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
         if getattr(func, "__name__", "") in ADDITIONS and len(args) == 2:
             for own, other in (args, args[::-1]):
                 for name, output in self.seen.outputs.items():
-                    if own is output and isinstance(other, Tensor) and other.shape == output.shape:
-                        self.seen.residuals[name] = other
-        return func(*args, **(kwargs or {}))
+                    if own is output and self._from_before(other) and other.shape == output.shape:
+                        self.seen.residuals[name], self.seen.sums[name] = other, result
+                        if name == self.until:
+                            raise _Enough
+        if isinstance(result, Tensor):
+            self.since.append(result)
+        return result
+
+    def _from_before(self, other: Any) -> bool:
+        return isinstance(other, Tensor) and not any(other is each for each in self.since)
 
 
 class _Enough(Exception):  # noqa: N818 - control flow: the rest of the block is not needed
@@ -80,9 +92,13 @@ def watched(
         ):
             raise _Enough
 
+    additions = _Additions(seen)
+
     def note(name: str, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if until is None or name in until:
-            seen.inputs[name], seen.outputs[name] = args[0], output
+            seen.inputs[name] = args[0]
+            seen.outputs[name] = output
+        additions.since.clear()
         if not added:
             stop(name)
 
@@ -90,7 +106,7 @@ def watched(
         for name, module in linears.items():
             stack.callback(module.register_forward_pre_hook(partial(stop, name)).remove)
             stack.callback(module.register_forward_hook(partial(note, name)).remove)
-        stack.enter_context(_Additions(seen))
+        stack.enter_context(additions)
         yield seen
 
 
@@ -111,6 +127,46 @@ def stages(runner: BlockRunner, block: str, linears: Collection[str]) -> list[li
         found.setdefault(kind, []).append(name)
     unseen = [name for name in linears if name not in seen.inputs]
     return [*found.values(), *([unseen] if unseen else [])]
+
+
+def parts(runner: BlockRunner, block: str, linears: Collection[str]) -> list[tuple[list[str], str | None]]:
+    """Return the linears in the order in which they run, cut after each whose output joins the residual stream.
+
+    That linear stands beside each part, None beside the last one, which goes on to the end of the block and has the
+    linears that did not run.
+    """
+    seen = _forward(runner, block, linears, None, 0)
+    found: list[tuple[list[str], str | None]] = [([], None)]
+    for name in (*seen.inputs, *(name for name in linears if name not in seen.inputs)):
+        if found[-1][1] is not None:
+            found.append(([], None))
+        found[-1][0].append(name)
+        if name in seen.residuals:
+            found[-1] = (found[-1][0], name)
+    found[-1] = (found[-1][0], None)
+    return found
+
+
+def residual_after(runner: BlockRunner, block: str, linear: str, number: int) -> Tensor:
+    """Return the residual stream of a batch as soon as the output of this linear was added to it.
+
+    With gradients where these are enabled; the rest of the block does not run.
+    """
+    seen = Seen()
+    additions = _Additions(seen, linear)
+
+    def note(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        seen.outputs[linear] = output
+        additions.since.clear()
+
+    args, kwargs = runner.own_call_of(block, number)
+    handle = runner.model.get_submodule(linear).register_forward_hook(note)
+    try:
+        with additions, suppress(_Enough):
+            runner.model.get_submodule(block)(*args, **kwargs)
+    finally:
+        handle.remove()
+    return seen.sums[linear]
 
 
 def run_dense(
@@ -181,6 +237,7 @@ def _forward(
     with watched(modules, stage, added) as seen, torch.inference_mode(), suppress(_Enough):
         seen.returned = runner.model.get_submodule(block)(*args, **kwargs)
     seen.outputs.clear()
+    seen.sums.clear()
     hidden = args[0] if args else kwargs["hidden_states"]
     seen.num_tokens = hidden.shape[:-1].numel()
     return seen

@@ -11,16 +11,16 @@ Cost: three forward passes of the block over the calibration text an epoch; Adam
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.observe import BlockRunner, hidden_states
+from gossamer.calibration.pairs import residual_after
 from gossamer.calibration.statistics import Statistic
 
 WARM_UP_STEPS = 5
@@ -42,6 +42,9 @@ class Reconstruct(BaseModel):
     """How often the calibration text is gone through for each block."""
     learning_rate: float = Field(default=5e-4, gt=0.0, le=1.0)
     """Adam's, after a short warm-up; falls along a cosine."""
+    apart: bool = False
+    """true: attention and MLP one after the other, each as soon as its linears are done, on the residual stream that
+    it adds to; false: the block as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,39 +58,70 @@ class Reconstructed:
 def reconstruct(
     runner: BlockRunner,
     name: str,
-    wanted: list[Any],
+    wanted: Sequence[Tensor],
     masks: Mapping[str, Tensor | None],
     settings: Reconstruct,
+    *,
+    until: str | None = None,
+    but: Collection[nn.Parameter] = (),
     seconds: float = math.inf,
 ) -> Reconstructed:
     """Train block `name` of the runner's model in place; it is left as it was if that did not help.
 
     Args:
-        wanted: what the dense block returned for each batch. masks: name of each linear to train -> its mask,
-        in the shape of the module's weight. seconds: training is cut to what fits in them.
+        wanted: the hidden states that the dense block returned for each batch. masks: name of each linear to train ->
+        its mask, in the shape of the module's weight. until: what is wanted is the residual stream after this linear.
+        but: norms and biases that are not trained. seconds: training is cut to what fits in them.
     """
-    started = time.monotonic()
     block = runner.model.get_submodule(name)
-    weights = [block_weight(runner.model.get_submodule(linear)) for linear in masks]
-    trained = [*weights, *(parameter for parameter in block.parameters() if parameter.ndim == 1)]
+    weights = {block_weight(runner.model.get_submodule(linear)): mask for linear, mask in masks.items()}
+    vectors = [each for each in vectors_of(block) if not any(each is other for other in but)]
+
+    def output(number: int) -> Tensor:
+        if until is not None:
+            return residual_after(runner, name, until, number)
+        args, kwargs = runner.own_call_of(name, number)
+        return hidden_states(block(*args, **kwargs))
+
+    return _fit(output, wanted, weights, vectors, settings, seconds)
+
+
+def vectors_of(block: nn.Module) -> list[nn.Parameter]:
+    """Norms and biases."""
+    return [parameter for parameter in block.parameters() if parameter.ndim == 1]
+
+
+def _fit(
+    output: Callable[[int], Tensor],
+    wanted: Sequence[Tensor],
+    weights: Mapping[nn.Parameter, Tensor | None],
+    vectors: Sequence[nn.Parameter],
+    settings: Reconstruct,
+    seconds: float,
+) -> Reconstructed:
+    started = time.monotonic()
+    trained = [*weights, *vectors]
     untrained = [parameter.data for parameter in trained]
-    numbers = range(len(runner.batches))
+    numbers = range(len(wanted))
     held_out = [number for number in numbers if number % HELD_OUT == HELD_OUT - 1] or [len(numbers) - 1]
     learnt = [number for number in numbers if number not in held_out] or held_out
-    before = _error(runner, name, wanted, held_out)
+
+    def loss(number: int) -> Tensor:
+        return token_errors(output(number), wanted[number].clone()).mean()
+
+    before = _error(loss, held_out)
     for parameter in trained:
         parameter.data = parameter.data.clone()  # others may share the values
         parameter.requires_grad_(True)
     try:
-        kept = list(zip(weights, masks.values(), strict=True))
         # judging the result takes as long as judging what was there
         seconds -= 2 * (time.monotonic() - started)
-        _train(runner, name, wanted, learnt, kept, trained, settings, seconds)
+        _train(loss, learnt, weights, trained, settings, seconds)
     finally:
         for parameter in trained:
             parameter.requires_grad_(False)
             parameter.grad = None
-    after = _error(runner, name, wanted, held_out)
+    after = _error(loss, held_out)
     if not after < before:
         for parameter, value in zip(trained, untrained, strict=True):
             parameter.data = value
@@ -96,11 +130,9 @@ def reconstruct(
 
 
 def _train(
-    runner: BlockRunner,
-    name: str,
-    wanted: list[Any],
+    loss: Callable[[int], Tensor],
     learnt: list[int],
-    kept: list[tuple[nn.Parameter, Tensor | None]],
+    weights: Mapping[nn.Parameter, Tensor | None],
     trained: list[nn.Parameter],
     settings: Reconstruct,
     seconds: float,
@@ -123,33 +155,24 @@ def _train(
         cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
         rate = (LAST_RATE + (1 - LAST_RATE) * cosine) * min(1.0, (step + 1) / WARM_UP_STEPS)
         optimizer.param_groups[0]["lr"] = settings.learning_rate * rate
-        loss = _loss(runner, name, number, wanted[number])
+        error = loss(number)
         optimizer.zero_grad()
-        loss.backward()
-        for weight, mask in kept:
+        error.backward()
+        for weight, mask in weights.items():
             if mask is not None and weight.grad is not None:
                 weight.grad *= mask
         optimizer.step()
 
 
-def _error(runner: BlockRunner, name: str, wanted: list[Any], numbers: list[int]) -> float:
+def _error(loss: Callable[[int], Tensor], numbers: list[int]) -> float:
     with torch.no_grad():
-        return sum(float(_loss(runner, name, number, wanted[number])) for number in numbers) / len(numbers)
+        return sum(float(loss(number)) for number in numbers) / len(numbers)
 
 
-def _loss(runner: BlockRunner, name: str, number: int, wanted: Any) -> Tensor:
-    """Mean over tokens of |block(x) - wanted|^2 / |wanted|^2."""
-    args, kwargs = runner.call_of(name, number)
-    args, kwargs = tree_map_only(Tensor, torch.clone, (args, kwargs))  # inference tensors take no gradients
-    output = runner.model.get_submodule(name)(*args, **kwargs)
-    return token_errors(output, hidden_states(wanted).clone()).mean()
-
-
-def token_errors(returned: Any, wanted: Any) -> Tensor:
-    """|block(x) - wanted|^2 / |wanted|^2 of each token, for what two blocks returned."""
-    output, target = hidden_states(returned), hidden_states(wanted)
-    size_T = target.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
-    return (output - target).square().sum(-1) / size_T
+def token_errors(output: Tensor, wanted: Tensor) -> Tensor:
+    """|output - wanted|^2 / |wanted|^2 of each token, for the hidden states of two blocks."""
+    size_T = wanted.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    return (output - wanted).square().sum(-1) / size_T
 
 
 def block_weight(linear: nn.Module) -> nn.Parameter:

@@ -6,7 +6,7 @@ from torch import nn
 
 from gossamer.calibration import pairs
 from gossamer.calibration.observe import BlockRunner, hidden_states
-from gossamer.calibration.pairs import observe_pairs, run_dense, stages
+from gossamer.calibration.pairs import observe_pairs, parts, residual_after, run_dense, stages
 from gossamer.calibration.statistics import Moments
 from gossamer.checkpoint.architecture import describe
 from tests.models import tiny_inputs, tiny_model
@@ -18,19 +18,19 @@ def pair(kind: str, noise: float = 0.1) -> tuple[BlockRunner, BlockRunner, str, 
     for changed in (True, False):
         model = tiny_model(kind)
         model.config.use_cache = False
-        parts = describe(model)
-        stack = parts.stacks[-1]
+        described = describe(model)
+        stack = described.stacks[-1]
         if changed:
             torch.manual_seed(0)
-            for name in parts.linears(stack[0]):
+            for name in described.linears(stack[0]):
                 weight = model.get_submodule(name).weight
                 weight.data += noise * weight.std() * torch.randn_like(weight)
         runner = BlockRunner(model, [tiny_inputs(kind, batch_size=n, seed=n) for n in (1, 3)])
-        for earlier in parts.stacks:
+        for earlier in described.stacks:
             for name in earlier if earlier is not stack else earlier[:1]:
                 runner.finish(name, runner.run(name), earlier)
         runners.append(runner)
-    return runners[0], runners[1], stack[1], list(parts.linears(stack[1]))
+    return runners[0], runners[1], stack[1], list(described.linears(stack[1]))
 
 
 def kinds_of(found: list[list[str]]) -> list[list[str]]:
@@ -67,6 +67,38 @@ def test_what_is_missing_is_the_difference_of_the_streams_after_the_addition(kin
             expected = lacks.T @ inputs[0] / len(inputs[0])
             torch.testing.assert_close(moments[name].missing(weight, weight), expected, atol=1e-4, rtol=1e-3)
     assert added >= 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("llama", [["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]]),
+        ("gpt2", [["c_attn", "c_proj"], ["c_fc", "c_proj"]]),
+        ("bert", [["query", "key", "value", "dense"], ["dense", "dense"]]),
+        ("t5", [["q", "k", "v", "o"], ["q", "k", "v", "o"], ["wi", "wo"]]),
+        ("gemma3", [["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]]),
+    ],
+)
+def test_parts_end_where_a_linear_joins_the_residual_stream(kind: str, expected: list[list[str]]) -> None:
+    here, _, block, linears = pair(kind)
+    found = parts(here, block, linears)
+    assert kinds_of([names for names, _ in found]) == expected
+    assert [until for _, until in found] == [names[-1] for names, _ in found[:-1]] + [None]
+
+
+def test_the_residual_stream_after_attention_is_what_the_next_norm_sees_and_takes_gradients() -> None:
+    here, _, block, _ = pair("llama")
+    seen: list[torch.Tensor] = []
+    norm = here.model.get_submodule(f"{block}.post_attention_layernorm")
+    handle = norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    here.run(block)
+    handle.remove()
+    weight = here.model.get_submodule(f"{block}.self_attn.v_proj").weight.requires_grad_()
+    for number, expected in enumerate(seen):
+        stream = residual_after(here, block, f"{block}.self_attn.o_proj", number)
+        torch.testing.assert_close(stream, expected)
+        stream.square().sum().backward()
+    assert bool(weight.grad.any())
 
 
 def by_hand(here: BlockRunner, there: BlockRunner, block: str, name: str):
