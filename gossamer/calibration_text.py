@@ -3,7 +3,6 @@
 N samples, L tokens in a sample.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from gossamer.data.samples import fingerprint, sample, self_samples
 from gossamer.data.sources import read_documents
 from gossamer.data.tokens import tokenize
 from gossamer.errors import UsageError
+from gossamer.progress import Progress
 from gossamer.recipe import Recipe
 from gossamer.runtime.memory import available_bytes
 
-Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 Calibration = tuple[Tensor, dict[str, Any]]
 """ids_NL, and the record of where they come from."""

@@ -10,7 +10,7 @@ import torch
 
 import gossamer
 from gossamer.calibration.ranks import Ranks
-from gossamer.calibration_text import Progress, with_calibration
+from gossamer.calibration_text import with_calibration
 from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.work_folder import WorkFolder
@@ -19,14 +19,11 @@ from gossamer.errors import UsageError
 from gossamer.evaluation.memory import PeakMemory
 from gossamer.methods.target import PruneTarget
 from gossamer.plan import Plan, make_plan
+from gossamer.progress import Progress, silent
 from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step, load_recipe
 from gossamer.run import Run
 from gossamer.run_state import kept_calibration, kept_shares, restore, save
 from gossamer.training.reconstruct import Reconstruct
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ def compress(
     overwrite: bool = False,
     resume: bool = False,
     minutes: float | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> Compressed:
     """Compress `model` by `recipe` and write the folder `out`.
 

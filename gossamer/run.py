@@ -26,7 +26,7 @@ from gossamer.calibration.observe import BlockRunner, hidden_states, main_output
 from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_after, run_dense, stages
 from gossamer.calibration.ranks import Ranks
 from gossamer.calibration.statistics import Gram, Moments, Statistic, to_collect
-from gossamer.calibration_text import SELF_WRITTEN, Calibration, Progress, calibration_samples, fitting_length
+from gossamer.calibration_text import SELF_WRITTEN, Calibration, calibration_samples, fitting_length
 from gossamer.checkpoint.quantizer import quantization_config
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source
@@ -35,6 +35,7 @@ from gossamer.errors import CalibrationError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
 from gossamer.plan import Steps, select, stored_dtypes
+from gossamer.progress import Progress
 from gossamer.recipe import METHODS, Recipe
 from gossamer.reload_check import reload_difference
 from gossamer.run_manifest import manifest_of

@@ -18,7 +18,6 @@ from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.ranks import Ranks
-from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
 from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.pattern import NM
@@ -31,6 +30,7 @@ from gossamer.methods.saliency import (
     window_costs,
 )
 from gossamer.plan import Steps
+from gossamer.progress import Progress
 from gossamer.recipe import Step
 from gossamer.work import matrix
 

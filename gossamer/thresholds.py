@@ -1,8 +1,8 @@
 """The thresholds that are one for all layers: `magnitude` with `scope: global`."""
 
-from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
 from gossamer.methods.magnitude import GlobalThreshold, Magnitude
+from gossamer.progress import Progress
 from gossamer.recipe import Step
 
 

@@ -9,7 +9,7 @@ Shapes: N samples, L tokens in a sample, T tokens of the stream, V entries of th
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,9 +17,7 @@ from torch import Tensor
 
 from gossamer.data.tokens import TokenStream
 from gossamer.errors import DataError, UsageError
-
-Progress = Callable[[int, int], None]
-"""Called with (done, total)."""
+from gossamer.progress import Count
 
 
 def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) -> Tensor:
@@ -72,7 +70,7 @@ def self_samples(
     seed: int = 0,
     *,
     batch_size: int = 16,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> Tensor:
     """Return ids_NL (int64) that a causal transformers model draws from its own distribution at temperature
     1.

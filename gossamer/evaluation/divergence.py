@@ -21,13 +21,13 @@ from gossamer.errors import UsageError
 from gossamer.evaluation.bootstrap import perplexity_ratio_ci95
 from gossamer.evaluation.perplexity import (
     PerplexityResult,
-    Progress,
     cross_entropy,
     row_chunks,
     scored_logits,
     scoring,
     summarise,
 )
+from gossamer.progress import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def compare(
-    model: Any, parent: Any, windows: Windows, progress: Progress | None = None, seed: int = 0
+    model: Any, parent: Any, windows: Windows, progress: Count | None = None, seed: int = 0
 ) -> Comparison:
     """Measure `model` and `parent` (as in `perplexity`) on the same windows in one pass.
 

@@ -5,7 +5,7 @@ encoders: cosine between the sentence embeddings of model and parent.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,13 @@ from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.perplexity import perplexity
 from gossamer.evaluation.pseudo_perplexity import pseudo_perplexity
 from gossamer.evaluation.tasks import embedding_cosine, mean_pooled_embeddings
+from gossamer.progress import Progress, silent
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 
-Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 DEFAULT_LENGTH, DEFAULT_WINDOWS = 1024, 64
 PSEUDO_LENGTH, PSEUDO_WINDOWS, PSEUDO_POSITIONS = 128, 16, 16
 NUM_SENTENCES = 512
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return
 
 
 def evaluate(
@@ -47,7 +43,7 @@ def evaluate(
     stride: int | None = None,
     activations: str | None = None,
     engine: str = "auto",
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Measure `model` on `text`, and `against` (its parent) on the same windows in the same pass.
 

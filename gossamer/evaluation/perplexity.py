@@ -14,7 +14,7 @@ window's logits as the model gives them; softmax in float32 over `CHUNK_BYTES` a
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +24,12 @@ from torch import Tensor, nn
 
 from gossamer.data.tokens import SEPARATOR, Windows
 from gossamer.errors import UsageError
+from gossamer.progress import Count
 
 CHUNK_BYTES = 16 << 20
 """Float32 logits in one chunk; the softmax holds about three such arrays at once."""
 
 SIGNATURE_VERSION = 1
-
-Progress = Callable[[int, int], None]
-"""Called with (windows done, windows in all)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,7 @@ class PerplexityResult:
         return sum(self.tokens_per_window)
 
 
-def perplexity(model: Any, windows: Windows, progress: Progress | None = None) -> PerplexityResult:
+def perplexity(model: Any, windows: Windows, progress: Count | None = None) -> PerplexityResult:
     """Measure a causal model on `windows`.
 
     `model` is a transformers model, or any callable from ids_BL (int64) to logits_BLV.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gossamer.data.tokens import Windows
 from gossamer.errors import UsageError
-from gossamer.evaluation.perplexity import Progress, cross_entropy, dtype_name, scoring
+from gossamer.evaluation.perplexity import cross_entropy, dtype_name, scoring
+from gossamer.progress import Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def pseudo_perplexity(
     positions: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Count | None = None,
 ) -> PseudoPerplexityResult:
     """Mask the tokens of each window one by one and measure how well `model` finds them.
 

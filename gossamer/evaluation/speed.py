@@ -30,8 +30,8 @@ from gossamer.evaluation.prompt import random_prompt
 from gossamer.evaluation.surroundings import business, cpu_model, is_noisy, num_cores, steal_share, versions
 from gossamer.evaluation.threads import all_threads
 from gossamer.evaluation.weight_bytes import weight_bytes_per_token
+from gossamer.progress import Progress, silent
 
-Progress = Callable[[str, int, int], None]
 """Called with (what is being done, done, total)."""
 
 
@@ -144,7 +144,7 @@ def benchmark(
     repeats: int = 5,
     load_repeats: int = 2,
     bandwidth_bytes: int = COLD_BYTES,
-    progress: Progress = lambda _what, _done, _total: None,
+    progress: Progress = silent,
 ) -> BenchmarkReport:
     """Measure a model, and another one beside it.
 

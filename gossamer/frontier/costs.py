@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 
-from gossamer.calibration_text import Progress
 from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source
@@ -26,6 +25,7 @@ from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
 from gossamer.methods.rtn import apply as rtn
 from gossamer.plan import head_is_tied, predicted_bytes, stored_dtypes
+from gossamer.progress import Progress
 
 COLD_BYTES, MOST_COPIES, PASSES = 96 << 20, 2048, 5
 CONFIG_BYTES_PER_MATRIX = 800

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 
-from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source
 from gossamer.data.samples import sample
 from gossamer.data.sources import read_documents
@@ -34,6 +33,7 @@ from gossamer.frontier.standin import StandIn
 from gossamer.frontier.state import STATE_FILE, State
 from gossamer.frontier.verify import discard, expected_seconds, measure_dense, time_factor, verify
 from gossamer.methods.allocation import outlier_share
+from gossamer.progress import Progress
 from gossamer.recipe import Calibration, Recipe
 from gossamer.runtime.choose import choose_engine
 

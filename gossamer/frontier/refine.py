@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gossamer.calibration_text import Progress
 from gossamer.frontier.levels import Assignment, level
 from gossamer.frontier.problem import Problem
 from gossamer.frontier.sensitivity import discount_of
@@ -14,6 +13,7 @@ from gossamer.frontier.standin import StandIn, scaled
 from gossamer.frontier.state import State
 from gossamer.methods.allocation import Choice
 from gossamer.methods.evolution import Evolved, evolve
+from gossamer.progress import Progress
 
 GENERATIONS = 30
 FEWEST_WINDOWS = 1

@@ -12,20 +12,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-from gossamer.calibration_text import Progress
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.errors import UsageError
 from gossamer.frontier.budget import Budget, parse_budget
 from gossamer.frontier.hunt import Hunt
 from gossamer.frontier.tell import tell
+from gossamer.progress import Progress, silent
 from gossamer.recipe import Calibration
 from gossamer.runtime.choose import choose_engine
 
 DEFAULT_WINDOWS = 8
-
-
-def _silent(_what: str, _done: int, _total: int) -> None:
-    return
 
 
 def search(
@@ -40,7 +36,7 @@ def search(
     seed: int | None = None,
     windows: int = DEFAULT_WINDOWS,
     keep: bool = False,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Search for the best recipe within a budget, and write recipes, figures and a page to `out`.
 

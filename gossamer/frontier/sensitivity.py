@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gossamer.calibration.statistics import Gram
-from gossamer.calibration_text import Progress
 from gossamer.frontier.levels import ANCHORS, GROUP, OUTSIDE, Level, fitting, is_sparse, level, options_for
 from gossamer.frontier.standin import StandIn, cheap_weight, scaled
 from gossamer.frontier.state import State
 from gossamer.methods.error import relative_output_error
 from gossamer.methods.layer_weight import LayerWeight
+from gossamer.progress import Progress
 from gossamer.recipe import METHODS
 
 SMALLEST_ERROR = 1e-9

@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gossamer.calibration_text import Progress
 from gossamer.checkpoint.manifest import remember
 from gossamer.evaluation.evaluate import evaluate
 from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.prompt import random_prompt
 from gossamer.frontier.state import State
 from gossamer.pipeline import compress
+from gossamer.progress import Progress
 from gossamer.recipe import Recipe
 
 PROMPT, TOKENS, ROUNDS = 32, 32, 5
