@@ -20,14 +20,14 @@ from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.ranks import Ranks
 from gossamer.checkpoint.source import Source
 from gossamer.methods.low_rank import LowRankTarget
-from gossamer.methods.pattern import NM
+from gossamer.methods.pattern import NM, RowWindows
 from gossamer.methods.saliency import (
     SharedSparsity,
     output_importance,
     rounding_cost,
     shared_bits,
     shared_windows,
-    window_costs,
+    window_gains,
 )
 from gossamer.plan import Steps
 from gossamer.progress import Progress
@@ -120,7 +120,7 @@ class _Probe:
             self.source.release(block)
         importance_O: dict[str, Tensor] = {}
         sparsities: dict[Step, SharedSparsity] = {}
-        windows: dict[Step, dict[str, list[float]]] = {}
+        windows: dict[Step, dict[str, tuple[Tensor, int]]] = {}
         roundings: dict[Step, dict[str, float]] = {}
         sizes: dict[str, int] = {}
         untouched: list[str] = []
@@ -140,7 +140,8 @@ class _Probe:
                         if isinstance(pattern, NM) and pattern.m > weight_OI.shape[1]:
                             pass  # no window is whole: the layer keeps the recipe's N
                         elif isinstance(pattern, NM):
-                            windows.setdefault(step, {})[name] = window_costs(cost_OI, pattern.m)
+                            gains_Om = window_gains(cost_OI, pattern.m)
+                            windows.setdefault(step, {})[name] = (gains_Om, weight_OI.shape[1])
                         else:
                             share = step.settings.share  # type: ignore[attr-defined]
                             sparsities.setdefault(step, SharedSparsity(share)).add(name, cost_OI)
@@ -157,10 +158,12 @@ class _Probe:
         found: dict[Step, dict[str, dict[str, Any]]] = {}
         for step, shared in sparsities.items():
             found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
-        for step, window_cost in windows.items():
+        for step, gains in windows.items():
             n, m = step.settings.pattern.n, step.settings.pattern.m  # type: ignore[attr-defined]
-            kept = shared_windows(window_cost, sizes, n, m)
-            found[step] = {name: {"pattern": f"{n}:{m}", "sparsity": None} for name, n in kept.items()}
+            found[step] = {
+                name: {"pattern": str(RowWindows(tuple(n_O), m)), "sparsity": None}
+                for name, n_O in shared_windows(gains, n, m).items()
+            }
         for step, costs in roundings.items():
             bits = shared_bits(costs, sizes, step.settings.bits, step.settings.average_bits)  # type: ignore[attr-defined]
             found[step] = {name: {"bits": width, "average_bits": None} for name, width in bits.items()}

@@ -97,16 +97,46 @@ class NM:
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI; RecipeError if `sparsity` is not what the pattern implies."""
         self.require(sparsity)
-        num_rows, num_inputs = score_OI.shape
-        score_OI = _scores_within(score_OI, within_OI)
-        whole = num_inputs // self.m * self.m
-        parts = [_largest(score_OI[:, :whole].reshape(-1, self.m), self.n).view(num_rows, whole)]
-        if rest := num_inputs - whole:
-            parts.append(_largest(score_OI[:, whole:], -(-self.n * rest // self.m)))
-        return torch.cat(parts, dim=1) & _all_or(within_OI)
+        return _keep_windows(score_OI, self.n, self.m, within_OI)
 
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
+
+
+@dataclass(frozen=True, slots=True)
+class RowWindows:
+    """As N:M, with an N of its own for each row: n_O of every m consecutive inputs stay, from none to all."""
+
+    n_O: tuple[int, ...]
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.m <= MAX_WINDOW or not all(0 <= n <= self.m for n in self.n_O):
+            raise RecipeError(
+                f"pattern {str(self)[:40]}: every N from 0 to M <= {MAX_WINDOW} was expected, as in 2:4."
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros that the pattern implies, but for a last partial window."""
+        return 1 - sum(self.n_O) / (self.m * len(self.n_O))
+
+    def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
+        """Return mask_OI; the sparsity is what the pattern implies."""
+        n_O = torch.tensor(self.n_O)
+        if len(n_O) != len(score_OI):
+            raise RecipeError(
+                f"pattern {str(self)[:40]}: {len(n_O)} rows, but the layer has {len(score_OI)}."
+            )
+        mask_OI = torch.zeros(score_OI.shape, dtype=torch.bool)
+        for n in n_O.unique().tolist():
+            row_R = (n_O == n).nonzero()[:, 0]
+            within_RI = None if within_OI is None else within_OI[row_R]
+            mask_OI[row_R] = _keep_windows(score_OI[row_R], n, self.m, within_RI)
+        return mask_OI
+
+    def __str__(self) -> str:
+        return f"rows {','.join(map(str, self.n_O))}:{self.m}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +178,14 @@ class Block:
         return f"block {self.rows}x{self.cols}"
 
 
-Pattern = Unstructured | RowBalanced | NM | Block
+Pattern = Unstructured | RowBalanced | NM | RowWindows | Block
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Return the pattern that `text` names, the inverse of `str`; RecipeError with examples if none."""
+    """Return the pattern that `text` names, the inverse of `str`; RecipeError with examples if none.
+
+    Rows with an N each are for runs that go on, not for people to write.
+    """
     words = text.strip().lower()
     if words == "unstructured":
         return Unstructured()
@@ -160,6 +193,8 @@ def parse_pattern(text: str) -> Pattern:
         return RowBalanced()
     if found := re.fullmatch(r"([0-9]{1,9})\s*:\s*([0-9]{1,9})", words):
         return NM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"rows ([0-9]{1,2}(?:,[0-9]{1,2})*):([0-9]{1,2})", words):
+        return RowWindows(tuple(map(int, found[1].split(","))), int(found[2]))
     if found := re.fullmatch(r"block\s+([0-9]{1,9})\s*x\s*([0-9]{1,9})", words):
         return Block(int(found[1]), int(found[2]))
     raise RecipeError(
@@ -185,6 +220,17 @@ PatternField = Annotated[
     WithJsonSchema({"type": "string", "examples": ["unstructured", "row", "2:4", "8:16", "block 4x16"]}),
 ]
 """A pattern as a field of settings: text in the recipe, an object in the program."""
+
+
+def _keep_windows(score_OI: Tensor, n: int, m: int, within_OI: Tensor | None) -> Tensor:
+    """Return the mask of the n largest scores of every m consecutive ones of a row."""
+    num_rows, num_inputs = score_OI.shape
+    score_OI = _scores_within(score_OI, within_OI)
+    whole = num_inputs // m * m
+    parts = [_largest(score_OI[:, :whole].reshape(-1, m), n).view(num_rows, whole)]
+    if rest := num_inputs - whole:
+        parts.append(_largest(score_OI[:, whole:], -(-n * rest // m)))
+    return torch.cat(parts, dim=1) & _all_or(within_OI)
 
 
 def _scores_within(score_OI: Tensor, within_OI: Tensor | None) -> Tensor:

@@ -60,24 +60,35 @@ def shared_bits(
     return {name: widths[index] for name, index in choice.items()}
 
 
-def window_costs(cost_OI: Tensor, m: int) -> list[float]:
-    """Return what pruning the cheapest 1, 2, ... m - 1 weights of every m consecutive inputs costs a layer."""
-    whole = cost_OI.shape[1] // m * m
-    ascending_m = cost_OI[:, :whole].reshape(-1, m).sort(dim=1).values.double().sum(0)
-    return [float(cost) for cost in ascending_m.cumsum(0)[:-1]]
+def window_gains(cost_OI: Tensor, m: int) -> Tensor:
+    """Return what keeping one weight more of every m consecutive inputs of a row saves for each weight kept [O, m]."""
+    num_windows = cost_OI.shape[1] // m
+    windows_OWm = cost_OI[:, : num_windows * m].view(len(cost_OI), num_windows, m)
+    return windows_OWm.sort(dim=2, descending=True).values.double().sum(1) / num_windows
 
 
-def shared_windows(
-    costs: Mapping[str, list[float]], sizes: Mapping[str, int], n: int, m: int
-) -> dict[str, int]:
-    """Return N of each layer's N:M, at most `n` of `m` weights over all layers; a knapsack as well."""
-    options = {
-        name: [Option((m - pruned) * sizes[name], cost) for pruned, cost in enumerate(own, 1)]
-        for name, own in costs.items()
-    }
-    choice = within_cost(options, n * sum(sizes[name] for name in costs))
-    assert choice is not None, "1 of m is no more than n of m"
-    return {name: m - 1 - index for name, index in choice.items()}
+def shared_windows(gains: Mapping[str, tuple[Tensor, int]], n: int, m: int) -> dict[str, list[int]]:
+    """Return N of each row of each layer: at least 1, and n of m on average over all weights, or a little less.
+
+    `gains` are the `window_gains` of a layer, and its inputs. What a row gains falls with every weight kept, so that
+    the largest gains, whichever rows they are in, are the best choice.
+    """
+    gain_K = torch.cat([_with_first(gain_Om).reshape(-1) for gain_Om, _ in gains.values()])
+    size_K = torch.cat(
+        [torch.full((gain_Om.numel(),), width / m) for gain_Om, width in gains.values()]
+    ).double()
+    best_K = gain_K.sort(descending=True, stable=True).indices
+    budget = n / m * sum(len(gain_Om) * width for gain_Om, width in gains.values())
+    num_chosen = int((size_K[best_K].cumsum(0) <= budget * (1 + 1e-12)).sum())
+    chosen_K = torch.zeros(len(gain_K), dtype=torch.bool)
+    chosen_K[best_K[:num_chosen]] = True
+    layers = chosen_K.split([gain_Om.numel() for gain_Om, _ in gains.values()])
+    return {name: own.view(-1, m).sum(1).tolist() for name, own in zip(gains, layers, strict=True)}
+
+
+def _with_first(gain_Om: Tensor) -> Tensor:
+    """No row goes without a weight."""
+    return torch.cat([torch.full_like(gain_Om[:, :1], torch.inf), gain_Om[:, 1:]], 1)
 
 
 class SharedSparsity:

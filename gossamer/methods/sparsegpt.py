@@ -21,7 +21,7 @@ from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.methods.feedback import Decide, fix_inputs
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.linear_algebra import inverse_factor
-from gossamer.methods.pattern import NM, Block
+from gossamer.methods.pattern import NM, Block, RowWindows
 from gossamer.methods.target import PruneTarget
 
 
@@ -73,7 +73,7 @@ def apply(
 def _window_size(settings: SparseGPT) -> int:
     """Return for how many inputs the mask is chosen at once."""
     match settings.pattern:
-        case NM(m=m):
+        case NM(m=m) | RowWindows(m=m):
             return m
         case Block(cols=cols):
             return max(settings.block_size // cols, 1) * cols
@@ -86,7 +86,7 @@ def _choose(cost_OB: Tensor, start: int, within_OI: Tensor | None, settings: Spa
     num_rows, width = cost_OB.shape
     within_OB = None if within_OI is None else within_OI[:, start : start + width]
     pattern, share = settings.pattern, settings.share
-    if isinstance(pattern, NM):
+    if isinstance(pattern, NM | RowWindows):
         return pattern.keep_largest(cost_OB, share, within_OB)
     before = pattern.num_kept(num_rows, start, share)
     return pattern.keep(cost_OB, pattern.num_kept(num_rows, start + width, share) - before, within_OB)

@@ -24,7 +24,7 @@ from gossamer.errors import RecipeError
 from gossamer.methods.conjugate import fit_kept_scaled
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.linear_algebra import damped_factor
-from gossamer.methods.pattern import NM, Block, RowBalanced, Unstructured
+from gossamer.methods.pattern import NM, Block, RowBalanced, RowWindows, Unstructured
 from gossamer.methods.target import PruneTarget
 
 CANDIDATES = 16
@@ -61,7 +61,7 @@ def apply(layer: LayerWeight, statistic: Statistic | None, settings: Swaps, note
     pattern = RowBalanced() if isinstance(settings.pattern, Unstructured) else settings.pattern
     score_OI = layer.target_OI.abs() * damped_II.diagonal().sqrt()
     mask_OI = pattern.keep_largest(score_OI, settings.share, layer.mask_OI)
-    window = pattern.m if isinstance(pattern, NM) else mask_OI.shape[1]
+    window = pattern.m if isinstance(pattern, NM | RowWindows) else mask_OI.shape[1]
     mask_OI = exchange(mask_OI, layer.mask_OI, layer.target_OI, damped_II, window, settings.swaps)
     weight_OI = fit_kept_scaled(layer.target_OI, mask_OI, layer.target_OI, damped_II, settings.refit)
     return layer.with_weight(weight_OI).pruned(mask_OI)

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gossamer.errors import RecipeError
-from gossamer.methods.pattern import NM, PatternField, Unstructured
+from gossamer.methods.pattern import NM, PatternField, RowWindows, Unstructured
 
 
 class PruneTarget(BaseModel):
@@ -21,11 +21,12 @@ class PruneTarget(BaseModel):
 
     scope: Literal["layer", "global"] = "layer"
     """layer: reach the sparsity in every layer; global: over all layers of the step together, those pruned least
-    that the model needs most (methods/saliency.py; magnitude: one threshold for |w|). N:M then is the average of N."""
+    that the model needs most (methods/saliency.py; magnitude: one threshold for |w|). N:M then is the average of N, and
+    each row of a layer has its own."""
 
     @model_validator(mode="after")
     def _global_compares_weights(self) -> Self:
-        if self.scope == "global" and not isinstance(self.pattern, Unstructured | NM):
+        if self.scope == "global" and not isinstance(self.pattern, Unstructured | NM | RowWindows):
             raise ValueError(
                 "scope global compares single weights over all layers, so pattern 'unstructured' or N:M was"
                 f" expected, not '{self.pattern}'. Use scope layer, or another pattern."
@@ -44,11 +45,11 @@ class PruneTarget(BaseModel):
     @property
     def by_row(self) -> bool:
         """True if the mask of each row is chosen for itself, so that it does not matter how rows are weighed."""
-        return isinstance(self.pattern, NM)
+        return isinstance(self.pattern, NM | RowWindows)
 
     @property
     def share(self) -> float:
         """The sparsity to reach."""
         if self.sparsity is not None:
             return self.sparsity
-        return self.pattern.sparsity if isinstance(self.pattern, NM) else 0.5
+        return self.pattern.sparsity if isinstance(self.pattern, NM | RowWindows) else 0.5

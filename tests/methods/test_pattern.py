@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import RecipeError
-from gossamer.methods.pattern import NM, Block, RowBalanced, Unstructured, parse_pattern
+from gossamer.methods.pattern import NM, Block, RowBalanced, RowWindows, Unstructured, parse_pattern
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 40))
 SPARSITY = st.floats(0.0, 0.99)
@@ -86,7 +86,11 @@ def test_blocks_keep_the_cells_of_largest_summed_score(shape, rows, cols, sparsi
     assert not chosen or not left_out or min(chosen) >= max(left_out) - 1e-5
 
 
-@pytest.mark.parametrize("pattern", [Unstructured(), RowBalanced(), NM(2, 4), Block(2, 4)], ids=str)
+@pytest.mark.parametrize(
+    "pattern",
+    [Unstructured(), RowBalanced(), NM(2, 4), RowWindows((1, 2, 3, 2, 0, 4), 4), Block(2, 4)],
+    ids=str,
+)
 def test_what_is_pruned_already_is_never_kept_and_counts(pattern):
     score_OI = scores((6, 16), 3)
     within_OI = scores((6, 16), 4) > 0.3
@@ -111,6 +115,7 @@ def test_a_pruned_weight_never_wins_over_a_kept_weight_of_score_zero(pattern):
         st.just(Unstructured()),
         st.just(RowBalanced()),
         st.tuples(st.integers(1, 31), st.integers(2, 32)).filter(lambda t: t[0] < t[1]).map(lambda t: NM(*t)),
+        st.lists(st.integers(0, 16), min_size=1).map(lambda n_O: RowWindows(tuple(n_O), 16)),
         st.tuples(st.integers(1, 64), st.integers(1, 64)).map(lambda t: Block(*t)),
     )
 )
@@ -120,7 +125,22 @@ def test_the_text_of_a_pattern_parses_back(pattern):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "2of4", "4:4", "5:4", "0:4", "2:33", "block", "block 0x4", "block 4x", "124", "2:4:8", "-2:4"],
+    [
+        "",
+        "2of4",
+        "4:4",
+        "5:4",
+        "0:4",
+        "2:33",
+        "block",
+        "block 0x4",
+        "block 4x",
+        "124",
+        "2:4:8",
+        "-2:4",
+        "rows 3,5:4",
+        "rows 2:40",
+    ],
 )
 def test_a_pattern_that_cannot_be_meant_is_an_error_with_examples(text):
     with pytest.raises(RecipeError, match=r"2:4|block 4x16"):
@@ -130,6 +150,17 @@ def test_a_pattern_that_cannot_be_meant_is_an_error_with_examples(text):
 def test_a_sparsity_that_contradicts_nm_is_refused():
     with pytest.raises(RecipeError, match=r"2:4 implies sparsity 0.5, but sparsity 0.7"):
         NM(2, 4).keep_largest(torch.rand(2, 8), 0.7)
+
+
+def test_every_row_keeps_its_own_number_of_each_window():
+    score_OI = scores((4, 40), 5)
+    n_O = (0, 3, 16, 8)
+    mask_OI = RowWindows(n_O, 16).keep_largest(score_OI, 0.0)
+    assert mask_OI[:, :32].reshape(4, 2, 16).sum(2).tolist() == [[n, n] for n in n_O]
+    assert mask_OI[:, 32:].sum(1).tolist() == [-(-n // 2) for n in n_O]
+    assert torch.equal(mask_OI[3], NM(8, 16).keep_largest(score_OI, 0.5)[3])
+    with pytest.raises(RecipeError, match="4 rows, but the layer has 3"):
+        RowWindows(n_O, 16).keep_largest(score_OI[:3], 0.0)
 
 
 def test_a_large_matrix_keeps_exact_counts():

@@ -13,7 +13,7 @@ from gossamer.methods.saliency import (
     rounding_cost,
     shared_bits,
     shared_windows,
-    window_costs,
+    window_gains,
 )
 
 
@@ -35,12 +35,26 @@ def test_layers_that_lose_most_by_rounding_get_more_bits_within_the_average() ->
     assert shared_bits({"one": 1.0}, {"one": 7}, 3, 3.5) == {"one": 3}, "a layer is not split"
 
 
-def test_windows_cost_what_their_cheapest_weights_do_and_share_by_it() -> None:
+def test_windows_gain_what_their_next_weight_saves_and_rows_share_by_it() -> None:
     cost_OI = torch.tensor([[1.0, 4.0, 2.0, 8.0, 3.0, 0.0, 5.0, 1.0]])
-    assert window_costs(cost_OI, 4) == [1.0 + 0.0, 3.0 + 1.0, 7.0 + 4.0]
-    costs = {"dear": [10.0, 30.0, 90.0], "cheap": [0.1, 0.2, 0.3]}
-    assert shared_windows(costs, {"dear": 8, "cheap": 8}, 2, 4) == {"dear": 3, "cheap": 1}
-    assert shared_windows({"one": [1.0, 3.0, 9.0]}, {"one": 8}, 2, 4) == {"one": 2}
+    assert window_gains(cost_OI, 4).tolist() == [[6.5, 3.5, 1.5, 0.5]]
+    dear, cheap = torch.tensor([[90.0, 60.0, 20.0, 10.0], [9.0, 0.3, 0.2, 0.1]]), torch.full((1, 4), 0.3)
+    gains = {"dear": (dear, 8), "cheap": (cheap, 8)}
+    assert shared_windows(gains, 2, 4) == {"dear": [4, 1], "cheap": [1]}
+    assert shared_windows({"one": (cheap, 8)}, 2, 4) == {"one": [2]}
+
+
+@given(st.integers(1, 15), st.lists(st.tuples(st.integers(1, 20), st.integers(1, 4)), min_size=1, max_size=4))
+def test_rows_keep_n_of_m_on_average(n: int, shapes: list[tuple[int, int]]) -> None:
+    torch.manual_seed(0)
+    costs = {str(k): torch.rand(rows, 16 * windows) * (k + 1) for k, (rows, windows) in enumerate(shapes)}
+    found = shared_windows(
+        {name: (window_gains(each, 16), each.shape[1]) for name, each in costs.items()}, n, 16
+    )
+    kept = sum(sum(found[name]) * each.shape[1] / 16 for name, each in costs.items())
+    total = sum(each.numel() for each in costs.values())
+    assert n / 16 * total - 4 < kept <= n / 16 * total
+    assert all(1 <= each <= 16 for rows in found.values() for each in rows)
 
 
 def test_the_importance_of_outputs_is_relative_and_never_zero() -> None:

@@ -1,0 +1,12 @@
+"""How work that takes long tells how far it has come."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""progress(what, done, total)"""
+Count = Callable[[int, int], None]
+"""count(done, total), where what is being done is clear."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
