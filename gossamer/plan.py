@@ -291,6 +291,7 @@ def _residual_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) ->
     pattern = targets[-1].pattern
     if (
         isinstance(pattern, NM)
+        and targets[-1].scope == "layer"  # else rows differ, and few layers fit
         and 16 % pattern.m == 0
         and values != "float32"
         and (grid is None or grid.symmetric)
