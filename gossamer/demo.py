@@ -18,7 +18,7 @@ NUM_WINDOWS = 10
 NOTES = (
     "perplexity: 10 windows of 1024 tokens of Wikipedia that calibration has not seen; one-shot, no retraining.",
     "Dense int4 keeps far more quality than one-shot 50 % sparsity at this size: recover it before you use it.",
-    "The parent is a Q4_1 file, asymmetric groups of 32: int4, asymmetric groups of 64, gains from that.",
+    "The parent is a Q4_1 file, asymmetric groups of 32; int4 has symmetric ones of 64, which do not share its grid.",
 )
 
 
