@@ -39,7 +39,7 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
         name: list(inspect.signature(getattr(gossamer, name)).parameters) for name in gossamer.__all__
     }
     assert arguments["compress"] == [
-        "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume",
+        "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume", "minutes",
         "progress",
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]

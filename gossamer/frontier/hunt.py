@@ -176,7 +176,8 @@ class Hunt:
         figure = "latency_ms" if self.budget.key == "latency" else "size_bytes"
         rest = [each[figure] - problem.matrix_cost(each["assignment"]) for each in verified]
         if self.budget.key == "latency":
-            problem.fixed_cost = statistics.median(rest) if rest else 0.0
+            # kernels that were timed on a busier machine than models would leave less than nothing
+            problem.fixed_cost = max(statistics.median(rest), 0.0) if rest else 0.0
         else:
             problem.fixed_cost = max(rest) if rest else float(self.costs.fixed_bytes)
 

@@ -159,6 +159,11 @@ def test_a_latency_budget_is_searched_in_milliseconds_of_this_machine(
     assert result["chosen"]["predicted"]["latency_ms"] > 0
     state = json.loads((tmp_path / "o/state.json").read_text())
     assert all(each > 0 for each in state["sections"]["milliseconds"].values())
+    for each in state["sections"]["verified"].values():  # the kernels were timed on a busier machine
+        each["latency_ms"] = 1e-9
+    (tmp_path / "o/state.json").write_text(json.dumps(state))
+    again = gossamer.search(parent("llama"), budget="latency=1s", text=text, out=tmp_path / "o", **QUICK)
+    assert all(point["predicted"]["latency_ms"] > 0 for point in again["points"])
 
 
 def test_a_perplexity_that_nothing_keeps_is_missed_by_the_nearest(
