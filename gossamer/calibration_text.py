@@ -20,7 +20,6 @@ from gossamer.progress import Progress
 from gossamer.recipe import Recipe
 from gossamer.runtime.memory import available_bytes
 
-"""Called with (what is being done, done, total)."""
 Calibration = tuple[Tensor, dict[str, Any]]
 """ids_NL, and the record of where they come from."""
 SELF_WRITTEN = "written by the model itself"

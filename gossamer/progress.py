@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""progress(what, done, total)"""
+"""Called with (what is being done, done, total)."""
 Count = Callable[[int, int], None]
-"""count(done, total), where what is being done is clear."""
+"""Called with (done, total), where what is being done is clear."""
 
 
 def silent(_what: str, _done: int, _total: int) -> None:

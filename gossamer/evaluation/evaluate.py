@@ -27,7 +27,6 @@ from gossamer.evaluation.tasks import embedding_cosine, mean_pooled_embeddings
 from gossamer.progress import Progress, silent
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 
-"""Called with (what is being done, done, total)."""
 DEFAULT_LENGTH, DEFAULT_WINDOWS = 1024, 64
 PSEUDO_LENGTH, PSEUDO_WINDOWS, PSEUDO_POSITIONS = 128, 16, 16
 NUM_SENTENCES = 512

@@ -32,8 +32,6 @@ from gossamer.evaluation.threads import all_threads
 from gossamer.evaluation.weight_bytes import weight_bytes_per_token
 from gossamer.progress import Progress, silent
 
-"""Called with (what is being done, done, total)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Subject:

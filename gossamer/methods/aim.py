@@ -39,9 +39,8 @@ def aimed(dense_OI: Tensor, weight_OI: Tensor, moments: Moments, notes: list[str
     lower_II = damped_factor(moments.value(), RIDGE_TOKENS / moments.num_tokens, notes).lower_II
     change_OI = moments.missing(dense_OI, weight_OI)
     for rows_RI in change_OI.split(ROWS_AT_ONCE):
-        x_IR = (
-            rows_RI.double().T
-        )  # by columns: LAPACK solves in place, where cholesky_solve copies the factor
+        # by columns LAPACK solves in place, where cholesky_solve copies the factor
+        x_IR = rows_RI.double().T
         torch.linalg.solve_triangular(lower_II, x_IR, upper=False, out=x_IR)
         torch.linalg.solve_triangular(lower_II.T, x_IR, upper=True, out=x_IR)
         rows_RI.copy_(x_IR.T)
