@@ -196,11 +196,6 @@ def _check(source: Source, selection: Selection) -> None:
                 except RecipeError as error:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
         _check_order(name, steps)
-        if any(isinstance(step.settings, GPTQ) and step.settings.average_bits for step in steps[1:]):
-            raise RecipeError(
-                f"{name}: average_bits is for layers that no step before has changed: the values that a mask leaves "
-                "are stored in 4 or 8 bits. Give `bits`, or `bits: 8` for some layers."
-            )
         if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
             raise RecipeError(f"{name}: a step with scope global must be the first one of its layers.")
 

@@ -7,8 +7,9 @@ the steps then see what they would see anyway.
 O output features, I input features.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.ranks import Ranks
 from gossamer.checkpoint.source import Source
+from gossamer.methods.gptq import GPTQ
 from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.pattern import NM, RowWindows
 from gossamer.methods.saliency import (
+    MOST_BITS,
     SharedSparsity,
     output_importance,
     rounding_cost,
@@ -29,6 +32,7 @@ from gossamer.methods.saliency import (
     shared_windows,
     window_gains,
 )
+from gossamer.methods.target import PruneTarget
 from gossamer.plan import Steps
 from gossamer.progress import Progress
 from gossamer.recipe import Step
@@ -165,10 +169,37 @@ class _Probe:
                 for name, n_O in shared_windows(gains, n, m).items()
             }
         for step, costs in roundings.items():
-            bits = shared_bits(costs, sizes, step.settings.bits, step.settings.average_bits)  # type: ignore[attr-defined]
-            found[step] = {name: {"bits": width, "average_bits": None} for name, width in bits.items()}
+            found[step] = {
+                name: {"bits": width, "average_bits": None}
+                for name, width in self.bits(step, costs, sizes, found).items()
+            }
         changes = {name: [found.get(step, {}).get(name, {}) for step in self.steps[name]] for name in sizes}
         return Shares(changes, importance_O)
+
+    def bits(
+        self,
+        step: Step,
+        costs: Mapping[str, float],
+        sizes: Mapping[str, int],
+        found: Mapping[Step, Mapping[str, dict[str, Any]]],
+    ) -> dict[str, int]:
+        """Share out bits over the weights that the steps before leave; pruned layers are stored in 4 or 8 of them."""
+        settings: GPTQ = step.settings  # type: ignore[assignment]
+        assert settings.average_bits is not None
+        widths: dict[str, Sequence[int]] = {}
+        density: dict[str, float] = {}
+        for name in costs:
+            before = [
+                _changed(other, found.get(other, {}).get(name, {}))
+                for other in takewhile(lambda other: other is not step, self.steps[name])
+                if not other.trains
+            ]
+            widths[name] = (settings.bits, MOST_BITS) if before else range(settings.bits, MOST_BITS + 1)
+            targets = [other.settings for other in before if isinstance(other.settings, PruneTarget)]
+            density[name] = 1.0 - max((target.share for target in targets), default=0.0)
+        kept = {name: density[name] * sizes[name] for name in costs}
+        rounded = {name: density[name] * cost for name, cost in costs.items()}
+        return shared_bits(rounded, kept, widths, settings.average_bits)
 
     def enter(self, block: str) -> dict[str, nn.Module]:
         """Put a block into the model; return its linears that are asked about."""

@@ -104,6 +104,23 @@ def test_bits_go_where_rounding_costs_most_and_the_average_holds(parent, text: P
         parse_recipe(recipe.replace("bits: 4,", "bits: 5,"))
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "8:16"])
+def test_on_a_mask_layers_get_4_or_8_bits_and_the_average_of_kept_weights_holds(
+    pattern: str, parent, text: Path, tmp_path: Path
+) -> None:
+    mixed = INT4.replace("bits: 4", "bits: 4, average_bits: 4.6")
+    recipe = parse_recipe(GLOBAL.format("admm", mixed).replace("sparsity: 0.5", f"pattern: '{pattern}'"))
+    made = gossamer.compress(parent("llama"), recipe, out=tmp_path / "out", text=str(text), **CALIBRATION)
+    layers = made.manifest["layers"]
+    kept = [(1 - layer["sparsity"]) * layer["shape"][0] * layer["shape"][1] for layer in layers]
+    average = sum(layer["bits"] * share for layer, share in zip(layers, kept, strict=True)) / sum(kept)
+    assert {layer["bits"] for layer in layers} == {4, 8}
+    assert 4.1 < average <= 4.6 + 0.02, "windows cannot keep the share exactly"
+    assert made.manifest["size"]["weights_bytes"] == pytest.approx(
+        plan(parent("llama"), recipe).predicted_bytes, rel=0.1
+    )
+
+
 def test_two_stacks_get_the_same_in_every_layer_and_a_note(parent, text: Path, tmp_path: Path) -> None:
     recipe = parse_recipe(
         "steps: [{layers: '*.q', method: gptq, bits: 4, average_bits: 4.5, group_size: 32}, "
@@ -128,9 +145,6 @@ def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(pa
     for head in ("method: admm, scope: global", "method: gptq, bits: 4, average_bits: 4.5"):
         with pytest.raises(RecipeError, match="head"):
             plan(tmp_path / "untied", parse_recipe(f"steps: [{{layers: ['*', head], {head}}}]"))
-    mixed = INT4.replace("bits: 4", "bits: 4, average_bits: 4.5")
-    with pytest.raises(RecipeError, match="average_bits"):
-        plan(parent("llama"), parse_recipe(GLOBAL.format("admm", mixed)))
     with pytest.raises(RecipeError, match="first"):
         plan(
             parent("llama"),

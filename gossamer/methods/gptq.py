@@ -41,7 +41,8 @@ class GPTQ(Grid):
     """Quantize the inputs of largest norm first, with all scales fitted at the start; false: in their order,
     the scales of a group fitted when it is reached."""
     average_bits: float | None = Field(default=None, gt=2.0, lt=8.0, allow_inf_nan=False)
-    """Mixed precision: layers that the model needs most get up to 8 bits, the others `bits`, this many on average."""
+    """Mixed precision: layers that the model needs most get up to 8 bits, the others `bits`, this many on average; on a
+    mask 8 or `bits`, on average over the kept weights."""
     rounds: int = Field(default=1, ge=0, le=100)
     """Rounds in which scales are refitted and codes chosen anew afterwards; 0 is GPTQ as published."""
 

@@ -13,7 +13,7 @@ O output features, I input features, G groups, m inputs of a window.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -44,20 +44,23 @@ def rounding_cost(weight_OI: Tensor, grid: Grid, fisher_OI: Tensor) -> float:
 
 
 def shared_bits(
-    cost: Mapping[str, float], sizes: Mapping[str, int], bits: int, average: float
+    cost: Mapping[str, float],
+    sizes: Mapping[str, float],
+    widths: Mapping[str, Sequence[int]],
+    average: float,
 ) -> dict[str, int]:
-    """Return the bits of each layer, at least `bits` and `average` of them over all weights at most.
+    """Return which of its widths each layer gets, `average` bits over all weights at most.
 
-    One bit more divides the cost of rounding by four. Which layers get them is a knapsack (methods/allocation.py).
+    `cost` is that of the first width, the least; one bit more divides it by four. Which layers get more is a knapsack
+    (methods/allocation.py).
     """
-    widths = range(bits, MOST_BITS + 1)
     options = {
-        name: [Option(width * sizes[name], cost[name] / 4 ** (width - bits)) for width in widths]
-        for name in cost
+        name: [Option(width * sizes[name], cost[name] / 4 ** (width - own[0])) for width in own]
+        for name, own in widths.items()
     }
-    choice = within_cost(options, average * sum(sizes[name] for name in cost))
+    choice = within_cost(options, average * sum(sizes[name] for name in widths))
     assert choice is not None, "average_bits are above bits"
-    return {name: widths[index] for name, index in choice.items()}
+    return {name: widths[name][index] for name, index in choice.items()}
 
 
 def window_gains(cost_OI: Tensor, m: int) -> Tensor:

@@ -29,10 +29,15 @@ def test_rounding_costs_what_errors_spread_over_a_step_do() -> None:
 
 def test_layers_that_lose_most_by_rounding_get_more_bits_within_the_average() -> None:
     sizes = {"small": 10, "large": 100, "other": 100}
-    found = shared_bits({"small": 5.0, "large": 5.0, "other": 0.001}, sizes, 4, 4.7)
+    costs = {"small": 5.0, "large": 5.0, "other": 0.001}
+    found = shared_bits(costs, sizes, dict.fromkeys(sizes, range(4, 9)), 4.7)
     assert found["small"] > found["large"] > found["other"] == 4
     assert sum(found[name] * sizes[name] for name in sizes) <= 4.7 * 210
-    assert shared_bits({"one": 1.0}, {"one": 7}, 3, 3.5) == {"one": 3}, "a layer is not split"
+    assert shared_bits({"one": 1.0}, {"one": 7}, {"one": range(3, 9)}, 3.5) == {"one": 3}, (
+        "a layer is not split"
+    )
+    found = shared_bits(costs, sizes, dict.fromkeys(sizes, (4, 8)), 4.7)
+    assert found == {"small": 8, "large": 4, "other": 4}, "8 bits for `large` would be 5.9 on average"
 
 
 def test_windows_gain_what_their_next_weight_saves_and_rows_share_by_it() -> None:
