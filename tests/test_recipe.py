@@ -101,6 +101,7 @@ def test_the_shipped_recipes_load_and_say_what_they_do() -> None:
         "nm8of16-int4-best",
         "sparse70-best",
         "sparse50-lowrank",
+        "encoder-sparse50-int8",
     }
     for name, recipe in shipped.items():
         assert recipe.description, name
