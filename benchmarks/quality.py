@@ -43,9 +43,15 @@ SMOLLM2: dict[str, str] = {
     "admm 70 %, 64 windows": "calibration: {aim: false, samples: 64}\n"
     "steps: [{layers: '*', method: admm, sparsity: 0.7}]\n",
     "admm 8:16, global": "steps: [{layers: '*', method: admm, pattern: '8:16', scope: global}]\n",
+    "sparse50-best, 8:16": "calibration: {samples: 64}\nsteps:\n"
+    "  - {layers: '*', method: admm, pattern: '8:16', scope: global}\n"
+    "  - {layers: '*', method: reconstruct, epochs: 2}\n",
     "sparse50, then int4": "steps:\n"
     "  - {layers: '*', method: admm, sparsity: 0.5, scope: global}\n"
     "  - {layers: '*', method: gptq, bits: 4, group_size: 64}\n",
+    "sparse50, then 4.25 bits": "steps:\n"
+    "  - {layers: '*', method: admm, sparsity: 0.5, scope: global}\n"
+    "  - {layers: '*', method: gptq, bits: 4, average_bits: 4.25, group_size: 64}\n",
     "int4 symmetric": INT4,
     **{name: name for name in shipped_recipes() if not name.startswith("encoder")},
 }
