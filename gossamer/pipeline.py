@@ -1,6 +1,5 @@
 """The public verbs of compression: `compress` and `plan`."""
 
-import itertools
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from gossamer.evaluation.memory import PeakMemory
 from gossamer.methods.target import PruneTarget
 from gossamer.plan import Plan, make_plan
 from gossamer.progress import Progress, silent
-from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step, load_recipe
+from gossamer.recipe import EMBEDDINGS, HEAD, Recipe, Step, load_recipe
 from gossamer.run import Run
 from gossamer.run_state import kept_calibration, kept_shares, restore, save
 from gossamer.training.reconstruct import Reconstruct
@@ -140,14 +139,17 @@ def with_training(recipe: Recipe, minutes: float | None) -> Recipe:
         return recipe
     if not 0 < minutes < float("inf"):
         raise UsageError(f"--minutes {minutes:g}: a positive number was expected.")
-    linear = [step for step in recipe.steps if not set(step.layers) <= {EMBEDDINGS, HEAD}]
-    before = list(itertools.takewhile(lambda step: not METHODS[step.method].quantizes, linear))
-    pruning = [step for step in before if isinstance(step.settings, PruneTarget)]
-    if not pruning or any(step.trains for step in recipe.steps):
+    pruning = [number for number, step in enumerate(recipe.steps) if isinstance(step.settings, PruneTarget)]
+    globs = [
+        glob for number in pruning for glob in recipe.steps[number].layers if glob not in (EMBEDDINGS, HEAD)
+    ]
+    if not globs or any(step.trains for step in recipe.steps):
         return recipe
-    layers = tuple(dict.fromkeys(glob for step in pruning for glob in step.layers))
-    at = recipe.steps.index(before[-1]) + 1
-    steps = (*recipe.steps[:at], Step(layers, "reconstruct", Reconstruct()), *recipe.steps[at:])
+    at = pruning[-1] + 1
+    while at < len(recipe.steps) and recipe.steps[at].method == "refit":
+        at += 1
+    training = Step(tuple(dict.fromkeys(globs)), "reconstruct", Reconstruct())
+    steps = (*recipe.steps[:at], training, *recipe.steps[at:])
     return replace(recipe, steps=steps)
 
 

@@ -196,8 +196,30 @@ def _check(source: Source, selection: Selection) -> None:
                 except RecipeError as error:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
         _check_order(name, steps)
+        _check_average(name, steps)
         if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
             raise RecipeError(f"{name}: a step with scope global must be the first one of its layers.")
+
+
+def _check_average(name: str, steps: Steps) -> None:
+    """Raise RecipeError where `average_bits` could not be shared out over what the steps before leave."""
+    for number, step in enumerate(steps):
+        if not isinstance(step.settings, GPTQ) or step.settings.average_bits is None:
+            continue
+        before = steps[:number]
+        if any(
+            each.prunes_by_weight and getattr(each.settings, "scope", "global") == "global" for each in before
+        ):
+            raise RecipeError(
+                f"{name}: average_bits has to know before the run what each layer keeps, which one threshold for all "
+                "does not say. Prune by a `sparsity` in each layer, or by a method that is shown text."
+            )
+        masked = any(isinstance(each.settings, PruneTarget) and each.settings.share > 0 for each in before)
+        if masked and step.settings.bits != 4:
+            raise RecipeError(
+                f"{name}: on a mask values are stored in 4 or 8 bits, which average_bits chooses between: bits 4 was "
+                f"expected, not {step.settings.bits}."
+            )
 
 
 def _check_order(name: str, steps: Steps) -> None:

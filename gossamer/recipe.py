@@ -112,6 +112,12 @@ class Step:
         return METHODS[self.method].trains
 
     @property
+    def prunes_by_weight(self) -> bool:
+        """True if it prunes, and looks at nothing but the weights."""
+        method = METHODS[self.method]
+        return self.needs is None and not method.trains and not method.quantizes
+
+    @property
     def needs_text(self) -> bool:
         """True if the model has to be shown text for it."""
         return self.trains or self.needs is not None

@@ -31,7 +31,7 @@ from gossamer.checkpoint.quantizer import quantization_config
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.writer import FolderWriter, disk_errors
-from gossamer.errors import CalibrationError
+from gossamer.errors import CalibrationError, CheckpointError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
 from gossamer.plan import Steps, select, stored_dtypes
@@ -164,9 +164,12 @@ class Run:
             self.forget_dense_embedding()
             keep()
         self.progress("blocks", total, total)
-        if self.time.total is not None and any(step.trains for step in self.recipe.steps):
+        if self.time.total is not None:
+            trains = any(step.trains for step in self.recipe.steps)
             self.notes.append(
                 f"{len(self.trained)} of {total} blocks were trained in the time that was given"
+                if trains
+                else "the recipe prunes no linear of a block by a sparsity, so that --minutes trained nothing"
             )
 
     def seconds(self) -> float:
@@ -374,12 +377,20 @@ class Run:
         """Apply the steps to one matrix and put the result in its place."""
         with work.working():
             work.see(statistic)
+            by_weight = not work.steps
             for step in steps:
                 given = self.thresholds.get(step, statistic if step.needs is not None else None)
                 weight_O = self.shares.weights(work.name, step)
                 if weight_O is not None:
                     work.layer = work.layer.weighed(weight_O.sqrt())
-                work.layer = METHODS[step.method].apply(work.layer, given, step.settings, work.notes)
+                apply = METHODS[step.method].apply
+                if (
+                    by_weight := by_weight and step.prunes_by_weight
+                ):  # what the model came with, not where aiming moved it
+                    mask_OI = apply(work.as_given(), given, step.settings, work.notes).mask_OI
+                    work.layer = work.layer if mask_OI is None else work.layer.pruned(mask_OI)
+                else:
+                    work.layer = apply(work.layer, given, step.settings, work.notes)
                 if weight_O is not None:
                     work.layer = work.layer.weighed(weight_O.rsqrt())
                 error = work.error(work.layer.whole_OI)
@@ -440,6 +451,10 @@ class Run:
         for key, parameter in self.model.get_submodule(prefix).named_parameters():
             name = f"{prefix}.{key}"
             if name not in packed:
+                if not bool(torch.isfinite(parameter).all()):
+                    raise CheckpointError(
+                        f"{name}: NaN or infinite values, which would be written as they are. The file is damaged."
+                    )
                 parameter.data = parameter.data.to(self.stored_dtypes[name]).float()
 
     def _write_dense(self, prefix: str) -> None:

@@ -192,11 +192,11 @@ class _Probe:
             before = [
                 _changed(other, found.get(other, {}).get(name, {}))
                 for other in takewhile(lambda other: other is not step, self.steps[name])
-                if not other.trains
             ]
-            widths[name] = (settings.bits, MOST_BITS) if before else range(settings.bits, MOST_BITS + 1)
             targets = [other.settings for other in before if isinstance(other.settings, PruneTarget)]
             density[name] = 1.0 - max((target.share for target in targets), default=0.0)
+            masked = density[name] < 1.0
+            widths[name] = (settings.bits, MOST_BITS) if masked else range(settings.bits, MOST_BITS + 1)
         kept = {name: density[name] * sizes[name] for name in costs}
         rounded = {name: density[name] * cost for name, cost in costs.items()}
         return shared_bits(rounded, kept, widths, settings.average_bits)

@@ -3,6 +3,7 @@
 O output features, I input features.
 """
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -97,6 +98,11 @@ class Work:
         layer = self._with_whole(target_OI)
         self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
 
+    def as_given(self) -> LayerWeight:
+        """The layer before it was aimed, with the mask that it has by now."""
+        layer = LayerWeight(self.dense_OI)
+        return layer if self.layer.mask_OI is None else layer.pruned(self.layer.mask_OI)
+
     @staticmethod
     def put(module: nn.Module, weight_OI: Tensor) -> None:
         """Give the module these weights."""
@@ -135,9 +141,12 @@ class Work:
             gram_II = self.statistic.value()
             if self._energy is None:
                 self._energy = output_energy(target_OI, gram_II)
-            return relative_output_error(target_OI, weight_OI, gram_II, self._energy)
+            error = relative_output_error(target_OI, weight_OI, gram_II, self._energy)
+            return error if math.isfinite(error) else None
         total = float(target_OI.square().sum())
-        return float((target_OI - weight_OI).square().sum()) / total if total else None
+        return (
+            float((target_OI - weight_OI).square().sum()) / total if total and math.isfinite(total) else None
+        )
 
 
 @dataclass

@@ -191,6 +191,39 @@ def test_one_global_threshold_serves_all_layers(tmp_path: Path) -> None:
     assert largest_pruned <= smallest_kept
 
 
+@pytest.mark.parametrize(
+    "first", ["method: magnitude, sparsity: 0.6, scope: global", "method: threshold, threshold: 0.1"]
+)
+def test_what_goes_by_weight_alone_goes_by_the_weights_that_the_model_came_with(
+    first: str, text: Path, tmp_path: Path
+) -> None:
+    model = save_tiny("llama", tmp_path / "dense")
+    recipe = f"steps: [{{layers: '*', {first}}}, {{layers: '*', method: gptq, group_size: 32}}]"
+    manifest = small_run(tmp_path / "dense", recipe, tmp_path / "out", text=str(text), **CALIBRATION)
+    masks = {name: weight.mask() for name, weight in read_packed(tmp_path / "out", manifest).items()}
+    dense = {name: model.get_submodule(name).weight.detach().abs() for name in masks}
+    largest_pruned = max(float(dense[name][~mask].max()) for name, mask in masks.items())
+    assert largest_pruned <= min(float(dense[name][mask].min()) for name, mask in masks.items())
+    if "0.6" in first:
+        total = sum(mask.numel() for mask in masks.values())
+        assert sum(int(mask.sum()) for mask in masks.values()) == total - round(0.6 * total)
+
+
+@pytest.mark.parametrize("damaged", ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"])
+def test_values_that_are_not_finite_are_named_even_where_no_step_looks(damaged: str, tmp_path: Path) -> None:
+    model = save_tiny("llama", tmp_path / "dense")
+    with torch.no_grad():
+        model.get_parameter(damaged).view(-1)[3] = float("nan")
+    model.save_pretrained(tmp_path / "dense")
+    with pytest.raises(CheckpointError, match=damaged):
+        small_run(
+            tmp_path / "dense",
+            MAGNITUDE.format("sparsity: 0.5").replace("'*'", "'*.q_proj'"),
+            tmp_path / "out",
+        )
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_table_gives_layers_their_own_sparsity(parent, tmp_path: Path) -> None:
     table = "sparsity: {'*.0.mlp.*': 0.75, '*.0.*': 0.25, '*.1.mlp.*': 0.5}"
     manifest = small_run(parent("llama"), MAGNITUDE.format(table), tmp_path / "out")
@@ -381,6 +414,11 @@ PRUNED_4_BITS = (
             ["rtn", "wanda", "refit", "reconstruct"],
         ),
         (
+            "steps: [{layers: '*.mlp.*', method: rtn}, "
+            "{layers: ['*.self_attn.*', head], method: wanda, sparsity: 0.5}]",
+            ["rtn", "wanda", "reconstruct"],
+        ),
+        (
             "steps: [{layers: '*', method: wanda, sparsity: 0.5}, {layers: '*', method: reconstruct, epochs: 9}]",
             ["wanda", "reconstruct"],
         ),
@@ -389,6 +427,14 @@ PRUNED_4_BITS = (
 def test_minutes_train_blocks_where_a_recipe_prunes(recipe: str, methods: list[str]) -> None:
     assert [step.method for step in with_training(parse_recipe(recipe), 1.0).steps] == methods
     assert with_training(parse_recipe(recipe), None) == parse_recipe(recipe)
+
+
+def test_a_note_says_that_minutes_trained_nothing(parent, text: Path, tmp_path: Path) -> None:
+    recipe = "steps: [{layers: '*', method: gptq, group_size: 32}]"
+    manifest = small_run(
+        parent("llama"), recipe, tmp_path / "out", minutes=1.0, text=str(text), **CALIBRATION
+    )
+    assert any("trained nothing" in note for note in manifest["notes"])
 
 
 def test_blocks_are_trained_as_long_as_the_minutes_last(parent, text: Path, tmp_path: Path) -> None:

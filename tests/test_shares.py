@@ -121,6 +121,15 @@ def test_on_a_mask_layers_get_4_or_8_bits_and_the_average_of_kept_weights_holds(
     )
 
 
+def test_a_step_before_that_leaves_no_mask_leaves_all_widths(parent, text: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(
+        "steps: [{layers: '*', method: refit}, "
+        "{layers: '*', method: gptq, bits: 4, average_bits: 5.5, group_size: 32}]"
+    )
+    made = gossamer.compress(parent("llama"), recipe, out=tmp_path / "out", text=str(text), **CALIBRATION)
+    assert {layer["bits"] for layer in made.manifest["layers"]} - {4, 8}
+
+
 def test_two_stacks_get_the_same_in_every_layer_and_a_note(parent, text: Path, tmp_path: Path) -> None:
     recipe = parse_recipe(
         "steps: [{layers: '*.q', method: gptq, bits: 4, average_bits: 4.5, group_size: 32}, "
@@ -145,6 +154,13 @@ def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(pa
     for head in ("method: admm, scope: global", "method: gptq, bits: 4, average_bits: 4.5"):
         with pytest.raises(RecipeError, match="head"):
             plan(tmp_path / "untied", parse_recipe(f"steps: [{{layers: ['*', head], {head}}}]"))
+    mixed = "{layers: '*', method: gptq, bits: 4, average_bits: 5, group_size: 32}"
+    for before in ("method: threshold, threshold: 0.1", "method: magnitude, scope: global"):
+        with pytest.raises(RecipeError, match="one threshold"):
+            plan(parent("llama"), parse_recipe(f"steps: [{{layers: '*', {before}}}, {mixed}]"))
+    five = mixed.replace("average_bits: 5", "average_bits: 6").replace("bits: 4", "bits: 5")
+    with pytest.raises(RecipeError, match="4 or 8 bits"):
+        plan(parent("llama"), parse_recipe(f"steps: [{{layers: '*', method: wanda}}, {five}]"))
     with pytest.raises(RecipeError, match="first"):
         plan(
             parent("llama"),

@@ -50,6 +50,7 @@ class FolderReader:
         self._dtype = dtype
         if self.kind == "safetensors":
             self._check_size()
+            self._check_types()
 
     def load(self) -> PreTrainedModel:
         """Return the model in the stored dtype (or the one asked for), mapped where nothing is converted."""
@@ -83,6 +84,19 @@ class FolderReader:
                 "folder, "
                 f"got {type(error).__name__}: {error!s:.300}."
             ) from error
+
+    def _check_types(self) -> None:
+        """Codes whose scales are tensors of their own would be taken for weights."""
+        for name, tensor in self.folder.tensors.items():
+            if (
+                len(tensor.shape) > 1
+                and tensor.dtype.startswith(("I", "U", "F8"))
+                and name.endswith("weight")
+            ):
+                raise UnsupportedModelError(
+                    f"{self.folder.path}: {name} is of type {tensor.dtype}; F64, F32, F16 or BF16 was expected. "
+                    "Use the original (unquantized) model, or dequantize this one and save it."
+                )
 
     def _check_size(self) -> None:
         """A config far larger than its weights must not make transformers allocate the difference."""

@@ -20,6 +20,7 @@ from gossamer.checkpoint.architecture import Architecture, describe
 from gossamer.checkpoint.folder import CONVERT, PICKLED
 from gossamer.checkpoint.gguf import GGUFModelReader
 from gossamer.checkpoint.huggingface import FolderReader
+from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.mapped import give_back_pages
 from gossamer.errors import CheckpointError
 
@@ -78,8 +79,9 @@ class Source:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk of the weights, the configuration and the tokenizer."""
+        """Bytes on disk of the weights, the configuration and the tokenizer; gossamer.json is not part of the model."""
         files = {*self.reader.weight_files, *self.reader.side_files}
+        files = {file for file in files if file.name != MANIFEST_NAME}
         return sum(file.stat().st_size for file in files)
 
     @property

@@ -4,6 +4,7 @@ Causal models: perplexity, bits per byte, KL divergence and agreement. Masked mo
 encoders: cosine between the sentence embeddings of model and parent.
 """
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from gossamer.checkpoint.source import open_model
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import Document, read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
-from gossamer.errors import DataError, UsageError
+from gossamer.errors import CheckpointError, DataError, UsageError
 from gossamer.evaluation.divergence import compare
 from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.perplexity import perplexity
@@ -81,6 +82,10 @@ def evaluate(
         raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")
     documents = deduplicate(read_documents(text)).documents
     kind = _kind(subject.model)
+    if parent is not None and _kind(parent.model) != kind:
+        raise UsageError(
+            f"{against}: a parent that does what {model} does ({kind}) was expected, not {_kind(parent.model)}."
+        )
     if kind == "embeddings":
         return {**result, **_embeddings(subject, parent, documents, progress)}
     default = DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH
@@ -90,7 +95,14 @@ def evaluate(
     stream = tokenize(documents, subject.tokenizer, Path(text).name)
     cut = windows(stream, length, stride, num_windows)
     measure = _causal if kind == "causal" else _masked
-    return {**result, **measure(subject, parent, cut, progress)}
+    result |= measure(subject, parent, cut, progress)
+    for path, own in ((model, ""), (against, "parent_")):
+        figure = result.get(f"{own}perplexity", result.get(f"{own}pseudo_perplexity"))
+        if figure is not None and math.isnan(figure):
+            raise CheckpointError(
+                f"{path}: the model predicts NaN on this text. Its weights are damaged, or too large."
+            )
+    return result
 
 
 def _subject(model: str | Path, engine: str, activations: str) -> Loaded:

@@ -42,7 +42,7 @@ class GPTQ(Grid):
     the scales of a group fitted when it is reached."""
     average_bits: float | None = Field(default=None, gt=2.0, lt=8.0, allow_inf_nan=False)
     """Mixed precision: layers that the model needs most get up to 8 bits, the others `bits`, this many on average; on a
-    mask 8 or `bits`, on average over the kept weights."""
+    mask 4 or 8, on average over the kept weights."""
     rounds: int = Field(default=1, ge=0, le=100)
     """Rounds in which scales are refitted and codes chosen anew afterwards; 0 is GPTQ as published."""
 

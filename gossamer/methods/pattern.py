@@ -158,14 +158,16 @@ class Block:
         return round((1 - sparsity) * -(-num_rows // self.rows) * -(-num_inputs // self.cols))
 
     def keep(self, score_OI: Tensor, count: int, within_OI: Tensor | None = None) -> Tensor:
-        """Return mask_OI that keeps the `count` cells of largest summed score, only within `within_OI`."""
+        """Return mask_OI that keeps the `count` cells of largest mean score, only within `within_OI`."""
         num_rows, num_inputs = score_OI.shape
         if within_OI is not None:
             score_OI = score_OI * within_OI
         padding = (0, -num_inputs % self.cols, 0, -num_rows % self.rows)
         padded_OI = torch.nn.functional.pad(score_OI, padding)
         grid = (padded_OI.shape[0] // self.rows, self.rows, padded_OI.shape[1] // self.cols, self.cols)
-        score_YX = padded_OI.view(grid).sum(dim=(1, 3))
+        height_Y = _lengths(num_rows, self.rows)
+        width_X = _lengths(num_inputs, self.cols)
+        score_YX = padded_OI.view(grid).sum(dim=(1, 3)) / (height_Y[:, None] * width_X)
         keep_YX = _largest(score_YX.reshape(1, -1), count).view(score_YX.shape)
         mask_OI = keep_YX[:, None, :, None].expand(grid).reshape(padded_OI.shape)
         return mask_OI[:num_rows, :num_inputs] & _all_or(within_OI)
@@ -176,6 +178,11 @@ class Block:
 
     def __str__(self) -> str:
         return f"block {self.rows}x{self.cols}"
+
+
+def _lengths(total: int, length: int) -> Tensor:
+    """Return the lengths of the pieces of `total`, the last of which may be shorter."""
+    return torch.tensor([min(length, total - start) for start in range(0, total, length)])
 
 
 Pattern = Unstructured | RowBalanced | NM | RowWindows | Block

@@ -16,7 +16,7 @@ from gossamer.checkpoint import hub
 from gossamer.checkpoint.quantizer import quantization_config
 from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.summary import summarise
-from gossamer.errors import CheckpointError
+from gossamer.errors import CheckpointError, UnsupportedModelError
 from gossamer.formats.choose import pack
 from tests.models import KINDS, save_tiny, tiny_inputs, tiny_model
 
@@ -244,3 +244,17 @@ def test_minilm_opens_without_being_read_and_embeds_sentences() -> None:
         hidden_BTH = source.model(**batch).last_hidden_state
         expected = transformers.BertModel.from_pretrained(source.path)(**batch).last_hidden_state
     torch.testing.assert_close(hidden_BTH, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_codes_whose_scales_are_kept_elsewhere_are_not_taken_for_weights(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
+    save_tiny("llama", tmp_path)
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.0.mlp.up_proj.weight"
+    tensors[name] = tensors[name].to(dtype)
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UnsupportedModelError, match=name):
+        open_model(tmp_path)

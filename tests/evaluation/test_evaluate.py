@@ -13,7 +13,7 @@ import transformers
 import gossamer
 from gossamer.checkpoint.source import open_model
 from gossamer.data.sources import Document
-from gossamer.errors import DataError, UsageError
+from gossamer.errors import CheckpointError, DataError, UsageError
 from gossamer.evaluation.evaluate import evaluate, first_sentences
 from tests.models import save_tiny, tiny_config, tiny_model, tiny_tokenizer
 
@@ -135,6 +135,20 @@ def test_only_a_model_and_its_own_parent_can_be_compared(parent, text: Path, tmp
     save_tiny("llama", tmp_path / "larger", vocab_size=300)
     with pytest.raises(UsageError, match="vocabulary"):
         evaluate(parent("llama"), text=text, against=tmp_path / "larger", length=32, num_windows=1)
+
+
+def test_a_parent_of_another_kind_is_refused(parent, text: Path) -> None:
+    with pytest.raises(UsageError, match="causal"):
+        evaluate(parent("llama"), text=text, against=parent("bert"), length=32, num_windows=1)
+
+
+def test_a_model_that_predicts_nan_is_an_error(text: Path, tmp_path: Path) -> None:
+    model = save_tiny("llama", tmp_path)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="predicts NaN"):
+        evaluate(tmp_path, text=text, length=32, num_windows=1, engine="torch")
 
 
 def test_the_first_sentences_are_whole_and_of_a_useful_length() -> None:

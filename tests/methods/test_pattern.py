@@ -70,19 +70,19 @@ def test_nm_keeps_n_of_every_m_and_the_share_of_a_last_window(data, shape, seed,
     sparsity=SPARSITY,
     seed=st.integers(0, 999),
 )
-def test_blocks_keep_the_cells_of_largest_summed_score(shape, rows, cols, sparsity, seed):
+def test_blocks_keep_the_cells_of_largest_mean_score(shape, rows, cols, sparsity, seed):
     score_OI = scores(shape, seed)
     mask_OI = Block(rows, cols).keep_largest(score_OI, sparsity)
-    sums, states = [], []
+    means, states = [], []
     for top in range(0, shape[0], rows):
         for left in range(0, shape[1], cols):
             cell = mask_OI[top : top + rows, left : left + cols]
             assert cell.all() or not cell.any()
             states.append(bool(cell.all()))
-            sums.append(score_OI[top : top + rows, left : left + cols].double().sum().item())
-    chosen = [total for total, state in zip(sums, states, strict=True) if state]
-    left_out = [total for total, state in zip(sums, states, strict=True) if not state]
-    assert len(chosen) == round((1 - sparsity) * len(sums))
+            means.append(score_OI[top : top + rows, left : left + cols].double().mean().item())
+    chosen = [mean for mean, state in zip(means, states, strict=True) if state]
+    left_out = [mean for mean, state in zip(means, states, strict=True) if not state]
+    assert len(chosen) == round((1 - sparsity) * len(means))
     assert not chosen or not left_out or min(chosen) >= max(left_out) - 1e-5
 
 
