@@ -151,7 +151,7 @@ class Watched:
             "seconds_by_block": [times[b] - times[a] for a, b in itertools.pairwise(order[1:])],
             "peak_resident_bytes": peak,
             "peak_anonymous_bytes": anonymous,
-            "manifest": None if killed else json.loads(printed),
+            "manifest": None if killed else json.loads(printed) | {"folder": "out"},
         }
 
     def done(self) -> int:
