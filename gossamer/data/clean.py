@@ -38,6 +38,8 @@ def clean(text: str, kind: Kind = "plain") -> str:
     return text
 
 
+# No group is repeated possessively: Python 3.11 before 3.11.5, Debian's too, then matches too much (cpython gh-106052).
+
 # Characters and white space ---------------------------------------------------------------------------------
 
 _LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
@@ -63,7 +65,7 @@ def normalise_whitespace(text: str) -> str:
 
 # HTML -------------------------------------------------------------------------------------------------------
 
-_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*+)((?:[^<>\"']|\"[^\"<]*+\"|'[^'<]*+')*+|[^<>]*+)>")
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9:-]*+)((?:[^<>\"']++|\"[^\"<]*+\"|'[^'<]*+')*|[^<>]*+)>")
 _BLOCK_TAGS = frozenset(
     {
         "address", "article", "aside", "blockquote", "body", "br", "center", "dd", "div", "dl", "dt",
@@ -346,7 +348,7 @@ _SECTIONS_WITHOUT_PROSE = frozenset(
         "literature", "notes and citations",
     }
 )  # fmt: skip
-_HEADING = re.compile(r"(={1,6}+)([^=\n]++(?:=[^=\n]++)*+)(={1,6}+)[ \t]*+")
+_HEADING = re.compile(r"(={1,6}+)([^=\n]++(?:=[^=\n]++)*)(={1,6}+)[ \t]*+")
 _LIST_MARKS = "*#:;"
 
 
@@ -394,7 +396,7 @@ def _plain_line(line: str) -> str:
 _EMPTY_BRACKETS = re.compile(r"[ ]?\([ \t;,:\u00a0]*+\)|[ ]?\[[ \t;,:\u00a0]*+\]")
 _BRACKET_START = re.compile(r"\([ \t;,:\u00a0]++")
 _SPACE_BEFORE_MARK = re.compile(r"(?<![ \t\u00a0])[ \t\u00a0]++(?=\)|[,.;:](?:\s|$))", re.MULTILINE)
-_MARKS_IN_A_ROW = re.compile(r"[,;](?:[ \t]*+[,;])++")
+_MARKS_IN_A_ROW = re.compile(r"[,;](?:[ \t]*+[,;])+")
 _MARK_BEFORE_BRACKET = re.compile(r"(?<![,;])[,;][ \t]*+\)")
 
 
