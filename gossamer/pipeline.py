@@ -1,5 +1,6 @@
 """The public verbs of compression: `compress` and `plan`."""
 
+import itertools
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from gossamer.evaluation.memory import PeakMemory
 from gossamer.methods.target import PruneTarget
 from gossamer.plan import Plan, make_plan
 from gossamer.progress import Progress, silent
-from gossamer.recipe import EMBEDDINGS, HEAD, Recipe, Step, load_recipe
+from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Recipe, Step, load_recipe
 from gossamer.run import Run
 from gossamer.run_state import kept_calibration, kept_shares, restore, save
 from gossamer.training.reconstruct import Reconstruct
@@ -145,9 +146,9 @@ def with_training(recipe: Recipe, minutes: float | None) -> Recipe:
     ]
     if not globs or any(step.trains for step in recipe.steps):
         return recipe
-    at = pruning[-1] + 1
-    while at < len(recipe.steps) and recipe.steps[at].method == "refit":
-        at += 1
+    last = pruning[-1] + 1
+    methods = (METHODS[step.method] for step in recipe.steps[last:])
+    at = last + len(list(itertools.takewhile(lambda each: not each.quantizes and not each.corrects, methods)))
     training = Step(tuple(dict.fromkeys(globs)), "reconstruct", Reconstruct())
     steps = (*recipe.steps[:at], training, *recipe.steps[at:])
     return replace(recipe, steps=steps)

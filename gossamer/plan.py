@@ -207,19 +207,22 @@ def _check_average(name: str, steps: Steps) -> None:
         if not isinstance(step.settings, GPTQ) or step.settings.average_bits is None:
             continue
         before = steps[:number]
-        if any(
-            each.prunes_by_weight and getattr(each.settings, "scope", "global") == "global" for each in before
-        ):
+        by_weight = [each.settings for each in before if each.prunes_by_weight]
+        if any(getattr(settings, "scope", "global") == "global" for settings in by_weight):
             raise RecipeError(
                 f"{name}: average_bits has to know before the run what each layer keeps, which one threshold for all "
                 "does not say. Prune by a `sparsity` in each layer, or by a method that is shown text."
             )
-        masked = any(isinstance(each.settings, PruneTarget) and each.settings.share > 0 for each in before)
-        if masked and step.settings.bits != 4:
+        if pruned_share(before) > 0.0 and step.settings.bits != 4:
             raise RecipeError(
                 f"{name}: on a mask values are stored in 4 or 8 bits, which average_bits chooses between: bits 4 was "
                 f"expected, not {step.settings.bits}."
             )
+
+
+def pruned_share(steps: Steps) -> float:
+    """Return the share of a layer's weights that the steps are to prune; a threshold's is not known before."""
+    return max((each.settings.share for each in steps if isinstance(each.settings, PruneTarget)), default=0.0)
 
 
 def _check_order(name: str, steps: Steps) -> None:
@@ -298,7 +301,7 @@ def _residual_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) ->
     if grid is not None:
         form |= {"bits": grid.bits, "group_size": grid.size_for(columns), "symmetric": grid.symmetric}
     values = dtype_name(dtype) if grid is None else integer_values(grid.bits)
-    share = max((target.share for target in targets), default=0.0)
+    share = pruned_share(steps)
     if share == 0.0:
         yield form | {"format": "dense" if grid is None else "integer", "values": values, "masked": False}
         return

@@ -384,9 +384,8 @@ class Run:
                 if weight_O is not None:
                     work.layer = work.layer.weighed(weight_O.sqrt())
                 apply = METHODS[step.method].apply
-                if (
-                    by_weight := by_weight and step.prunes_by_weight
-                ):  # what the model came with, not where aiming moved it
+                by_weight = by_weight and step.prunes_by_weight
+                if by_weight:  # by the weights that the model came with, not by what aiming made of them
                     mask_OI = apply(work.as_given(), given, step.settings, work.notes).mask_OI
                     work.layer = work.layer if mask_OI is None else work.layer.pruned(mask_OI)
                 else:

@@ -32,8 +32,7 @@ from gossamer.methods.saliency import (
     shared_windows,
     window_gains,
 )
-from gossamer.methods.target import PruneTarget
-from gossamer.plan import Steps
+from gossamer.plan import Steps, pruned_share
 from gossamer.progress import Progress
 from gossamer.recipe import Step
 from gossamer.work import matrix
@@ -189,14 +188,12 @@ class _Probe:
         widths: dict[str, Sequence[int]] = {}
         density: dict[str, float] = {}
         for name in costs:
-            before = [
-                _changed(other, found.get(other, {}).get(name, {}))
-                for other in takewhile(lambda other: other is not step, self.steps[name])
-            ]
-            targets = [other.settings for other in before if isinstance(other.settings, PruneTarget)]
-            density[name] = 1.0 - max((target.share for target in targets), default=0.0)
-            masked = density[name] < 1.0
-            widths[name] = (settings.bits, MOST_BITS) if masked else range(settings.bits, MOST_BITS + 1)
+            before = takewhile(lambda other: other is not step, self.steps[name])
+            share = pruned_share(
+                tuple(_changed(other, found.get(other, {}).get(name, {})) for other in before)
+            )
+            widths[name] = (settings.bits, MOST_BITS) if share else range(settings.bits, MOST_BITS + 1)
+            density[name] = 1.0 - share
         kept = {name: density[name] * sizes[name] for name in costs}
         rounded = {name: density[name] * cost for name, cost in costs.items()}
         return shared_bits(rounded, kept, widths, settings.average_bits)

@@ -144,9 +144,9 @@ class Work:
             error = relative_output_error(target_OI, weight_OI, gram_II, self._energy)
             return error if math.isfinite(error) else None
         total = float(target_OI.square().sum())
-        return (
-            float((target_OI - weight_OI).square().sum()) / total if total and math.isfinite(total) else None
-        )
+        if total == 0.0 or not math.isfinite(total):
+            return None
+        return float((target_OI - weight_OI).square().sum()) / total
 
 
 @dataclass

@@ -87,7 +87,7 @@ def evaluate(
             f"{against}: a parent that does what {model} does ({kind}) was expected, not {_kind(parent.model)}."
         )
     if kind == "embeddings":
-        return {**result, **_embeddings(subject, parent, documents, progress)}
+        return {**result, **_numbers(_embeddings(subject, parent, documents, progress), model, against)}
     default = DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH
     length = _fitting(length, default, subject.model)
     if num_windows is None:
@@ -95,14 +95,24 @@ def evaluate(
     stream = tokenize(documents, subject.tokenizer, Path(text).name)
     cut = windows(stream, length, stride, num_windows)
     measure = _causal if kind == "causal" else _masked
-    result |= measure(subject, parent, cut, progress)
-    for path, own in ((model, ""), (against, "parent_")):
-        figure = result.get(f"{own}perplexity", result.get(f"{own}pseudo_perplexity"))
-        if figure is not None and math.isnan(figure):
+    return {**result, **_numbers(measure(subject, parent, cut, progress), model, against)}
+
+
+def _numbers(figures: dict[str, Any], model: str | Path, against: str | Path | None) -> dict[str, Any]:
+    """Return the figures; CheckpointError if one that rests on the outputs of a single model, or a cosine, is NaN."""
+    judged = {
+        "perplexity": model,
+        "parent_perplexity": against,
+        "pseudo_perplexity": model,
+        "parent_pseudo_perplexity": against,
+        "embedding_cosine_mean": f"{model} or {against}",
+    }
+    for key, path in judged.items():
+        if math.isnan(figures.get(key) or 0.0):
             raise CheckpointError(
                 f"{path}: the model predicts NaN on this text. Its weights are damaged, or too large."
             )
-    return result
+    return figures
 
 
 def _subject(model: str | Path, engine: str, activations: str) -> Loaded:

@@ -162,14 +162,10 @@ class Block:
         num_rows, num_inputs = score_OI.shape
         if within_OI is not None:
             score_OI = score_OI * within_OI
-        padding = (0, -num_inputs % self.cols, 0, -num_rows % self.rows)
-        padded_OI = torch.nn.functional.pad(score_OI, padding)
-        grid = (padded_OI.shape[0] // self.rows, self.rows, padded_OI.shape[1] // self.cols, self.cols)
-        height_Y = _lengths(num_rows, self.rows)
-        width_X = _lengths(num_inputs, self.cols)
-        score_YX = padded_OI.view(grid).sum(dim=(1, 3)) / (height_Y[:, None] * width_X)
+        cell = (self.rows, self.cols)
+        score_YX = torch.nn.functional.avg_pool2d(score_OI[None], cell, ceil_mode=True)[0]
         keep_YX = _largest(score_YX.reshape(1, -1), count).view(score_YX.shape)
-        mask_OI = keep_YX[:, None, :, None].expand(grid).reshape(padded_OI.shape)
+        mask_OI = keep_YX.repeat_interleave(self.rows, 0).repeat_interleave(self.cols, 1)
         return mask_OI[:num_rows, :num_inputs] & _all_or(within_OI)
 
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
@@ -178,11 +174,6 @@ class Block:
 
     def __str__(self) -> str:
         return f"block {self.rows}x{self.cols}"
-
-
-def _lengths(total: int, length: int) -> Tensor:
-    """Return the lengths of the pieces of `total`, the last of which may be shorter."""
-    return torch.tensor([min(length, total - start) for start in range(0, total, length)])
 
 
 Pattern = Unstructured | RowBalanced | NM | RowWindows | Block

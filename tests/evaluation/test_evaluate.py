@@ -151,6 +151,17 @@ def test_a_model_that_predicts_nan_is_an_error(text: Path, tmp_path: Path) -> No
         evaluate(tmp_path, text=text, length=32, num_windows=1, engine="torch")
 
 
+def test_an_encoder_that_predicts_nan_is_an_error(text: Path, tmp_path: Path) -> None:
+    model = transformers.BertModel(tiny_config("bert"))
+    for folder in ("dense", "damaged"):
+        model.save_pretrained(tmp_path / folder)
+        tiny_tokenizer().save_pretrained(tmp_path / folder)
+        with torch.no_grad():
+            model.embeddings.LayerNorm.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match="predicts NaN"):
+        evaluate(tmp_path / "damaged", text=text, against=tmp_path / "dense")
+
+
 def test_the_first_sentences_are_whole_and_of_a_useful_length() -> None:
     words = "one two three four five six"
     documents = [
