@@ -287,20 +287,6 @@ void Step::finish(const LinearsOp& op, int64_t rows, int64_t first, int64_t last
 
 // ---- attention ------------------------------------------------------------------------------------------------------
 
-namespace {
-
-// Turns (x[i], x[i + half]) by angle i.
-void rotate(float* x, const float* cosine, int64_t half) {
-  const float* sine = cosine + half;
-  for (int64_t i = 0; i < half; ++i) {
-    const float a = x[i], b = x[i + half];
-    x[i] = a * cosine[i] - b * sine[i];
-    x[i + half] = b * cosine[i] + a * sine[i];
-  }
-}
-
-}  // namespace
-
 void Step::rotate_and_append(int member, const AttentionOp& op) {
   const int64_t per_token = op.heads + op.key_heads, units = input_.tokens * per_token;
   const int64_t size = op.head_dim;
@@ -312,7 +298,8 @@ void Step::rotate_and_append(int member, const AttentionOp& op) {
     if (op.has_norms) table_.norm(is_key ? op.key_norm : op.query_norm, x, size, x);
     if (op.rotary >= 0) {
       const size_t rotary = static_cast<size_t>(op.rotary);
-      rotate(x, angles_[rotary] + t * kLargestHead, static_cast<int64_t>(plan_.rotaries[rotary].inverse_frequency.size()));
+      const int64_t half = static_cast<int64_t>(plan_.rotaries[rotary].inverse_frequency.size());
+      table_.rotate(x, angles_[rotary] + t * kLargestHead, half);
     }
     if (!is_key) continue;
     const Run& run = *run_of_[static_cast<size_t>(t)];
@@ -329,26 +316,40 @@ void Step::rotate_and_append(int member, const AttentionOp& op) {
 void Step::attend(const AttentionOp& op) {
   const CacheLayout& layout = cache_.layout();
   const int64_t group = op.heads / op.key_heads;
+  auto run = input_.runs->begin();
   int64_t begin = 0;  // first task of the run
-  int64_t task = team_.claim();
-  for (const Run& run : *input_.runs) {
-    const int64_t parts = (run.count * group + kQueryRows - 1) / kQueryRows, tasks = parts * op.key_heads;
-    for (; task < begin + tasks; task = team_.claim()) {
+  // The rows of the next task; none when there are no more.
+  const auto take = [&](AttentionRows& rows) {
+    const int64_t task = team_.claim();
+    rows.rows = 0;
+    for (; run != input_.runs->end(); ++run) {
+      const int64_t parts = (run->count * group + kQueryRows - 1) / kQueryRows, tasks = parts * op.key_heads;
+      if (task >= begin + tasks) {
+        begin += tasks;
+        continue;
+      }
       const int64_t key_head = (task - begin) % op.key_heads, part = parts - 1 - (task - begin) / op.key_heads;
-      AttentionRows rows{.rows = 0, .query = {}, .out = {}, .first = {}, .last = {}, .scale = op.scale,
-                         .shape = layout.head, .base = cache_.base() + layout.offset(op.layer, static_cast<int>(key_head)),
-                         .block_bytes = layout.block_bytes(), .blocks = run.blocks};
-      const int64_t end = std::min((part + 1) * kQueryRows, run.count * group);
+      rows.base = cache_.base() + layout.offset(op.layer, static_cast<int>(key_head));
+      rows.blocks = run->blocks;
+      const int64_t end = std::min((part + 1) * kQueryRows, run->count * group);
       for (int64_t i = part * kQueryRows; i < end; ++i, ++rows.rows) {
-        const int64_t token = i / group, head = key_head * group + i % group, at = run.first_row + token;
+        const int64_t token = i / group, head = key_head * group + i % group, at = run->first_row + token;
         rows.query[rows.rows] = row(op.query.buffer, at) + op.query.offset + head * op.head_dim;
         rows.out[rows.rows] = row(op.output, at) + head * op.head_dim;
-        rows.last[rows.rows] = run.position + token + 1;
-        rows.first[rows.rows] = op.window > 0 ? std::max<int64_t>(0, run.position + token + 1 - op.window) : 0;
+        rows.last[rows.rows] = run->position + token + 1;
+        rows.first[rows.rows] = op.window > 0 ? std::max<int64_t>(0, run->position + token + 1 - op.window) : 0;
       }
-      table_.attend(rows);
+      return;
     }
-    begin += tasks;
+  };
+  AttentionRows two[2];
+  for (AttentionRows& rows : two) rows.scale = op.scale, rows.shape = layout.head, rows.block_bytes = layout.block_bytes();
+  take(two[0]);
+  for (int now = 0; two[now].rows > 0; now = 1 - now) {
+    AttentionRows& next = two[1 - now];
+    take(next);
+    two[now].next = next.rows > 0 ? next.base + next.blocks[next.first[0] / kCacheTokens] * next.block_bytes : nullptr;
+    table_.attend(two[now]);
   }
 }
 

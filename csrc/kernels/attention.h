@@ -156,7 +156,9 @@ void attend_block_rows(const AttentionRows& a) {
     BlockView block(a.shape, a.base + a.blocks[b] * a.block_bytes);
     const int64_t start = b * kCacheTokens;
     const int tokens = static_cast<int>(smaller(kCacheTokens, last - start));
-    const uint8_t* next = start + kCacheTokens < last ? a.base + a.blocks[b + 1] * a.block_bytes : block.keys;
+    const uint8_t* next = start + kCacheTokens < last ? a.base + a.blocks[b + 1] * a.block_bytes
+                          : a.next != nullptr             ? a.next
+                                                          : block.keys;
     if constexpr (parts > 1) floats.fill<stored>(a.shape, block);
     for (int part = 0; part < parts; ++part) {
       const int row = part * size;

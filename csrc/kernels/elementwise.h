@@ -110,6 +110,16 @@ float largest(const float* x, int64_t size) {
   return result;
 }
 
+void rotate_head(float* x, const float* cosine, int64_t half) {
+  for (int64_t i = 0; i < half; i += kLanes) {
+    const int64_t left = half - i;
+    const F16 a = load_some(x + i, left), b = load_some(x + half + i, left);
+    const F16 c = load_some(cosine + i, left), s = load_some(cosine + half + i, left);
+    store_some(x + i, left, sub_f(mul_f(a, c), mul_f(b, s)));
+    store_some(x + half + i, left, fma_f(b, c, mul_f(a, s)));
+  }
+}
+
 void add_row(const float* x, int64_t size, float* sum) {
   for (int64_t i = 0; i < size; i += kLanes)
     store_some(sum + i, size - i, add_f(load_some(sum + i, size - i), load_some(x + i, size - i)));

@@ -75,6 +75,7 @@ struct AttentionRows {
   const uint8_t* base = nullptr;   // of this layer and head, in block 0
   int64_t block_bytes = 0;         // from block to block
   const int32_t* blocks = nullptr; // numbers of the blocks of the sequence
+  const uint8_t* next = nullptr;   // the keys that will be wanted after these, to be asked for early; may be null
 };
 
 struct KernelTable {
@@ -93,6 +94,8 @@ struct KernelTable {
   void (*gate)(Gate, const float* gate, const float* up, int64_t size, float* out);  // up may be null: no product
   void (*add)(const float* x, int64_t size, float* sum);                              // sum += x
   float (*largest)(const float* x, int64_t size);                                     // NaN is passed over
+  // Turns (x[i], x[i + half]) by angle i: cosine[i], and sine in cosine[i + half].
+  void (*rotate)(float* x, const float* cosine, int64_t half);
   void (*append)(const CacheShape&, const float* key, const float* value, int token, uint8_t* block);
   void (*attend)(const AttentionRows&);
 };
