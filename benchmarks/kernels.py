@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gossamer.evaluation.bandwidth import read_bandwidth
-from gossamer.evaluation.surroundings import business, cpu_model, is_noisy, num_cores
+from gossamer.evaluation.surroundings import business, cpu_model, is_noisy
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.nm import NmWeight
@@ -338,7 +338,7 @@ def main() -> None:
         "read_bandwidth": asdict(bandwidth),
     }
     rows = [row for shape in options.shapes for row in measure_shape(shape, options, bandwidth.best_gb_per_s)]
-    setting["noisy"] = is_noisy(before, business(), num_cores())
+    setting["noisy"] = is_noisy(before, business())
     if options.json:
         sys.stdout.write(json.dumps(setting | {"rows": [asdict(row) for row in rows]}, indent=1) + "\n")
         return

@@ -27,7 +27,15 @@ from gossamer.evaluation.bandwidth import COLD_BYTES, SMALLEST_BYTES, read_bandw
 from gossamer.evaluation.decode import Round, check_prompt, kind_of, run_round
 from gossamer.evaluation.memory import run_isolated
 from gossamer.evaluation.prompt import random_prompt
-from gossamer.evaluation.surroundings import business, cpu_model, is_noisy, num_cores, steal_share, versions
+from gossamer.evaluation.surroundings import (
+    business,
+    cpu_model,
+    is_noisy,
+    num_cores,
+    others_share,
+    steal_share,
+    versions,
+)
 from gossamer.evaluation.threads import all_threads
 from gossamer.evaluation.weight_bytes import weight_bytes_per_token
 from gossamer.progress import Progress, silent
@@ -98,9 +106,10 @@ class BenchmarkReport:
     repeats: int
     loadavg_before: float | None
     loadavg_after: float | None
+    others_share: float
     steal_share: float
     noisy: bool
-    """More processes wanted to run than there are cores, or the hypervisor took over 2 % of the time."""
+    """Other processes took over 5 % of the time, or other virtual machines over 2 %."""
     cpu: str
     cores: int
     bandwidth: dict[str, float | int]
@@ -183,8 +192,9 @@ def benchmark(
         repeats=repeats,
         loadavg_before=before.loadavg,
         loadavg_after=after.loadavg,
+        others_share=others_share(before, after),
         steal_share=steal_share(before, after),
-        noisy=is_noisy(before, after, num_cores()),
+        noisy=is_noisy(before, after),
         cpu=cpu_model(),
         cores=num_cores(),
         bandwidth={

@@ -11,6 +11,8 @@ import transformers
 import gossamer
 
 STEAL_LIMIT = 0.02
+OTHERS_LIMIT = 0.05
+"""Shares of the time of all cores: of other virtual machines, and of other processes."""
 
 
 def cpu_model() -> str:
@@ -45,33 +47,50 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Business:
-    """How busy the machine is at one moment."""
+    """How busy the machine is at one moment. Times are seconds, those of all cores added up."""
 
     loadavg: float | None
     """Processes that run or want to, mean of the last minute."""
-    steal_ticks: int
-    all_ticks: int
-    """Time that other virtual machines took, and all time, in clock ticks since boot."""
+    all_seconds: float
+    """Since boot; 0 where the system does not tell."""
+    used_seconds: float
+    """By processes."""
+    own_seconds: float
+    """By this process and the ended ones that it had started."""
+    stolen_seconds: float
+    """By other virtual machines."""
 
 
 def business() -> Business:
     """Look at the machine now."""
     loadavg = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    own = sum(os.times()[:4])
     try:
-        ticks = [
-            int(word) for word in Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()[1:]
-        ]
+        first = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0]
+        seconds = [int(word) / os.sysconf("SC_CLK_TCK") for word in first.split()[1:9]]
+        user, nice, system, idle, waiting, interrupts, soft_interrupts, stolen = seconds
     except (OSError, ValueError):
-        ticks = []
-    return Business(loadavg, ticks[7] if len(ticks) > 7 else 0, sum(ticks[:8]))
+        return Business(loadavg, 0.0, 0.0, own, 0.0)
+    used = user + nice + system + interrupts + soft_interrupts
+    return Business(loadavg, used + idle + waiting + stolen, used, own, stolen)
 
 
 def steal_share(before: Business, after: Business) -> float:
     """Return the share of the time between two looks that other virtual machines took, 0..1."""
-    return (after.steal_ticks - before.steal_ticks) / max(1, after.all_ticks - before.all_ticks)
+    return _share(before, after, after.stolen_seconds - before.stolen_seconds)
 
 
-def is_noisy(before: Business, after: Business, cores: int) -> bool:
-    """True when more processes wanted to run than there are cores, or over 2 % of the time was taken away."""
-    loads = [look.loadavg for look in (before, after) if look.loadavg is not None]
-    return any(load > cores for load in loads) or steal_share(before, after) > STEAL_LIMIT
+def others_share(before: Business, after: Business) -> float:
+    """Return the share of the time between two looks that other processes took, 0..1."""
+    used, own = after.used_seconds - before.used_seconds, after.own_seconds - before.own_seconds
+    return _share(before, after, max(0.0, used - own))
+
+
+def is_noisy(before: Business, after: Business) -> bool:
+    """True when other processes took over 5 % of the time between two looks, or other virtual machines over 2 %."""
+    return others_share(before, after) > OTHERS_LIMIT or steal_share(before, after) > STEAL_LIMIT
+
+
+def _share(before: Business, after: Business, seconds: float) -> float:
+    passed = after.all_seconds - before.all_seconds
+    return seconds / passed if passed > 0 else 0.0

@@ -1,6 +1,7 @@
 """The benchmark: the arithmetic of its figures, the order of its rounds, and what it refuses."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gossamer.evaluation import speed
 from gossamer.evaluation.decode import Round, kind_of, run_round
 from gossamer.evaluation.prompt import random_prompt
 from gossamer.evaluation.speed import Ratio, Subject, benchmark, paired_ratio
-from gossamer.evaluation.surroundings import Business, is_noisy, steal_share
+from gossamer.evaluation.surroundings import Business, business, is_noisy, others_share, steal_share
 from gossamer.evaluation.weight_bytes import weight_bytes_per_token
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.quantized import Quantized
@@ -43,7 +44,7 @@ def test_report_holds_the_promised_fields_for_both_models() -> None:
     report = benchmark(subject("llama"), subject("llama", "other", hidden_size=32), **FAST).to_dict()
     values = json.loads(json.dumps(report, allow_nan=False))
     assert set(values) >= NAMED_FIELDS | {
-        "against", "ratios", "loadavg_before", "loadavg_after", "noisy", "cpu", "versions", "repeats",
+        "against", "ratios", "loadavg_before", "loadavg_after", "others_share", "noisy", "cpu", "versions", "repeats",
     }  # fmt: skip
     assert set(values["against"]) >= NAMED_FIELDS
     assert (values["model"], values["against"]["model"]) == ("one", "other")
@@ -258,13 +259,30 @@ def test_ratio_is_that_of_the_medians_and_its_spread_that_of_pairs() -> None:
     assert paired_ratio([], [1.0]) is None
 
 
-def test_noise_is_load_above_the_cores_or_stolen_time() -> None:
-    quiet = Business(0.5, 0, 0)
-    assert not is_noisy(quiet, Business(2.0, 1, 1000), cores=2)
-    assert is_noisy(quiet, Business(2.1, 0, 1000), cores=2)
-    assert is_noisy(Business(3.0, 0, 0), quiet, cores=2)
-    assert is_noisy(quiet, Business(None, 30, 1000), cores=2)
-    assert steal_share(quiet, Business(None, 30, 1000)) == pytest.approx(0.03)
+def test_noise_is_time_that_others_took() -> None:
+    quiet = Business(0.5, all_seconds=100, used_seconds=20, own_seconds=10, stolen_seconds=1)
+    # 200 s later: 150 used, of which 142 by ourselves; 2 stolen
+    later = Business(5.0, all_seconds=300, used_seconds=170, own_seconds=152, stolen_seconds=3)
+    assert others_share(quiet, later) == pytest.approx(0.04)
+    assert steal_share(quiet, later) == pytest.approx(0.01)
+    assert not is_noisy(quiet, later)
+    assert is_noisy(quiet, replace(later, own_seconds=149))
+    assert is_noisy(quiet, replace(later, stolen_seconds=6))
+    assert not is_noisy(quiet, replace(later, own_seconds=200))  # clocks differ by a tick
+    untold = Business(None, 0, 0, 5, 0)
+    assert not is_noisy(untold, untold)
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")
+def test_own_time_is_not_that_of_others() -> None:
+    before = business()
+    end = time.monotonic() + 0.3
+    while time.monotonic() < end:
+        pass
+    after = business()
+    assert after.own_seconds - before.own_seconds > 0.1
+    assert after.used_seconds - before.used_seconds >= after.own_seconds - before.own_seconds - 0.05
+    assert after.all_seconds > before.all_seconds
 
 
 # ---- the process that loads a model -----------------------------------------------------------------------
