@@ -98,6 +98,7 @@ def test_the_shipped_recipes_load_and_say_what_they_do() -> None:
         "sparse50-fast",
         "sparse50-best",
         "sparse50-int4-best",
+        "nm8of16-best",
         "nm8of16-int4-best",
         "sparse70-best",
         "sparse50-lowrank",

@@ -44,6 +44,8 @@ def benchmark(
     Raises:
         GossamerError: a model that cannot be read, or arguments that cannot be meant.
     """
+    if against is None and peer != "auto":
+        raise UsageError(f"--peer {peer}: it says what runs the other model. Give one with --against.")
     ids = None
     if prompt is not None:
         tokenizer = open_model(model).tokenizer()

@@ -103,3 +103,8 @@ def test_llama_cpp_is_the_peer_of_gguf_files_where_it_is_installed(
     assert runners.peer_for("model.gguf", "auto") == "llama.cpp"
     assert runners.peer_for(parent("llama"), "auto") == "torch"
     assert runners.peer_for(parent("llama"), "native") == "native"
+
+
+def test_a_peer_without_another_model_is_refused(parent) -> None:
+    with pytest.raises(UsageError, match="--against"):
+        benchmark(parent("llama"), peer="llama.cpp", **FAST)
