@@ -33,7 +33,7 @@ frontier: $(VENV)/.ready
 	$(BIN)/python benchmarks/frontier.py
 
 kernels-bench: $(VENV)/.ready
-	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/products.py
 
 quality-bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/quality.py
