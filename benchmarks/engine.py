@@ -28,15 +28,7 @@ from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.bandwidth import read_bandwidth
 from gossamer.evaluation.llama_cpp import LlamaCppModel, llama_cpp, quantize
 from gossamer.evaluation.native import NativeModel
-from gossamer.evaluation.surroundings import (
-    business,
-    cpu_model,
-    is_noisy,
-    num_cores,
-    others_share,
-    steal_share,
-    versions,
-)
+from gossamer.evaluation.surroundings import business, cpu_model, noise, num_cores, versions
 from gossamer.pipeline import compress
 
 RECIPES = ("int8", "int4", "sparse50-int4", "nm4of16-int4")
@@ -83,10 +75,8 @@ def main() -> None:
     report = {
         "cpu": cpu_model(),
         "cores": num_cores(),
-        "noisy": is_noisy(before, after),
+        **noise(before, after),
         "loadavg": [before.loadavg, after.loadavg],
-        "others_share": others_share(before, after),
-        "steal_share": steal_share(before, after),
         "versions": {**versions(), "llama-cpp-python": module.__version__},
         "prompt": PROMPT,
         "prefill": PREFILL,

@@ -31,15 +31,7 @@ from gossamer.evaluation.evaluate import DEFAULT_LENGTH
 from gossamer.evaluation.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp, quantize
 from gossamer.evaluation.native import NativeModel
 from gossamer.evaluation.perplexity import perplexity
-from gossamer.evaluation.surroundings import (
-    business,
-    cpu_model,
-    is_noisy,
-    num_cores,
-    others_share,
-    steal_share,
-    versions,
-)
+from gossamer.evaluation.surroundings import business, cpu_model, noise, num_cores, versions
 from gossamer.pipeline import compress
 from gossamer.recipe import load_recipe
 
@@ -209,9 +201,7 @@ def measure_speed(files: dict[str, Path], folders: dict[str, Path], threads: int
         "rounds": taken,
         "decode_tokens_per_s": {name: statistics.median(values) for name, values in taken.items()},
         "read_bandwidth_gb_per_s": statistics.mean(probes),
-        "noisy": is_noisy(before, after),
-        "others_share": others_share(before, after),
-        "steal_share": steal_share(before, after),
+        **noise(before, after),
         "loadavg": [before.loadavg, after.loadavg],
     }
 

@@ -1,7 +1,7 @@
 """Products of packed matrices beside torch and scipy on real shapes.
 
     python benchmarks/products.py [--threads N] [--shapes 576x576 ...] [--tokens 1 8 512] [--rounds N]
-                                 [--only NAME ...] [--cold] [--json]
+                                  [--only NAME ...] [--cold] [--json]
 
 For each shape (O x I) and number of tokens T: every product is checked against the unpacked weight, then timed in
 rounds that visit all products in turn, so that a busy moment of the machine hits everybody. Printed: the median time,

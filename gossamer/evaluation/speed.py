@@ -27,15 +27,7 @@ from gossamer.evaluation.bandwidth import COLD_BYTES, SMALLEST_BYTES, read_bandw
 from gossamer.evaluation.decode import Round, check_prompt, kind_of, run_round
 from gossamer.evaluation.memory import run_isolated
 from gossamer.evaluation.prompt import random_prompt
-from gossamer.evaluation.surroundings import (
-    business,
-    cpu_model,
-    is_noisy,
-    num_cores,
-    others_share,
-    steal_share,
-    versions,
-)
+from gossamer.evaluation.surroundings import business, cpu_model, noise, num_cores, versions
 from gossamer.evaluation.threads import all_threads
 from gossamer.evaluation.weight_bytes import weight_bytes_per_token
 from gossamer.progress import Progress, silent
@@ -192,9 +184,7 @@ def benchmark(
         repeats=repeats,
         loadavg_before=before.loadavg,
         loadavg_after=after.loadavg,
-        others_share=others_share(before, after),
-        steal_share=steal_share(before, after),
-        noisy=is_noisy(before, after),
+        **noise(before, after),
         cpu=cpu_model(),
         cores=num_cores(),
         bandwidth={

@@ -4,6 +4,7 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -89,6 +90,15 @@ def others_share(before: Business, after: Business) -> float:
 def is_noisy(before: Business, after: Business) -> bool:
     """True when other processes took over 5 % of the time between two looks, or other virtual machines over 2 %."""
     return others_share(before, after) > OTHERS_LIMIT or steal_share(before, after) > STEAL_LIMIT
+
+
+def noise(before: Business, after: Business) -> dict[str, Any]:
+    """Return what a report says of the time between two looks: `noisy`, `others_share`, `steal_share`."""
+    return {
+        "noisy": is_noisy(before, after),
+        "others_share": others_share(before, after),
+        "steal_share": steal_share(before, after),
+    }
 
 
 def _share(before: Business, after: Business, seconds: float) -> float:
