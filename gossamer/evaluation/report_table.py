@@ -1,6 +1,6 @@
 """The main table of a report: every figure of the dense parents and the compressed models side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,14 @@ def parent_name(manifest: Any) -> str:
 def _best_parent(manifests: Sequence[Any], parent: str) -> Any:
     """Return the manifest that says most about this parent: the one with the most measurements."""
     own = [each for each in manifests if parent_key(each) == parent]
-    return max(own, key=lambda each: len(look(each, "measured") or ()) if look(each, "parent") else -1)
+
+    def said(manifest: Any) -> int:
+        measured = look(manifest, "measured")
+        if not look(manifest, "parent"):
+            return -1
+        return len(measured) if isinstance(measured, Mapping) else 0
+
+    return max(own, key=said)
 
 
 def parameters(manifest: Any) -> float | None:
