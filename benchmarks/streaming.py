@@ -189,7 +189,9 @@ def main() -> None:
     )
     watched = Watched(given.work)
     runs = [watched.run(until) for until in (*given.kill, given.blocks)]
+    asked = f"--layers {given.layers} --kill {' '.join(map(str, given.kill))}"
     result = {
+        "arguments": asked + (f" --blocks {given.blocks}" if given.blocks else ""),
         "layers": given.layers,
         "parent_bytes": sum(file.stat().st_size for file in (given.work / "parent").glob("*.safetensors")),
         "samples": given.samples,
@@ -211,9 +213,9 @@ def page(result: dict[str, Any]) -> str:
     lines = [
         "# Compressing a model that is larger than memory",
         "",
-        f"Written by `python benchmarks/streaming.py`. A Llama of random weights in bfloat16, {result['layers']} "
-        f"layers of the width of a 7B one ({result['parent_bytes'] / 1e9:.1f} GB), half of it pruned (SparseGPT), in 4 "
-        f"bits (GPTQ), {result['samples']} windows of {result['length']} tokens, "
+        f"Written by `python benchmarks/streaming.py {result['arguments']}`. A Llama of random weights in bfloat16, "
+        f"{result['layers']} layers of the width of a 7B one ({result['parent_bytes'] / 1e9:.1f} GB), half pruned "
+        f"(SparseGPT), in 4 bits (GPTQ), {result['samples']} windows of {result['length']} tokens, "
         f"{'aimed at the dense model' if result['aim'] else 'each layer fitted to its own outputs'}; "
         f"{result['cpu']}, {result['threads']} threads. Each row is a process; a killed one was sent SIGKILL, and the "
         "next one resumed.",
