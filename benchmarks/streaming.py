@@ -6,6 +6,8 @@ Makes a Llama of random weights in bfloat16, of the width of a 7B one (32 layers
 tokenizer and a text; compresses it in a process of its own; kills that process (SIGKILL) when so many blocks are done
 (`--kill 1 3`: twice) and resumes it; watches its resident memory, and the time of each block in its progress.json. With
 `--blocks` it is killed for good once so many are done. FOLDER is deleted afterwards, unless `--keep`.
+
+All layers take hours. Stopped itself, the same command goes on where it was.
 """
 
 import argparse
@@ -111,9 +113,11 @@ def make_text(path: Path) -> None:
 
 
 class Watched:
-    """One process that compresses: its memory, and when each block was done."""
+    """One process that compresses: its memory, and when each block was done. All runs are kept in `runs.json`."""
 
     def __init__(self, work: Path) -> None:
+        self.kept = work / "runs.json"
+        self.runs: list[dict[str, Any]] = json.loads(self.kept.read_text()) if self.kept.exists() else []
         self.progress = work / ".out.run" / "progress.json"
         self.command = [
             sys.executable, "-m", "gossamer.cli", "compress", str(work / "parent"),
@@ -121,11 +125,31 @@ class Watched:
             "--out", str(work / "out"), "--resume", "--json",
         ]  # fmt: skip
 
-    def run(self, until: int | None) -> dict[str, Any]:
+    def run(self, until: int | None) -> None:
         """Run to the end, or until so many blocks are done; then the process is killed."""
         started, begun = time.monotonic(), self.done()
+        if until is not None and begun >= until:
+            return
         times: dict[int, float] = {begun: started}
         peak = anonymous = 0
+        before = list(self.runs)
+
+        def keep(manifest: Any = None, killed: bool = True) -> None:
+            order = sorted(times)
+            run = {
+                "blocks_before": begun,
+                "blocks_after": max(order),
+                "killed": killed,
+                "seconds": time.monotonic() - started,
+                "seconds_to_first_block": times[order[1]] - started if len(order) > 1 else None,
+                "seconds_by_block": [times[b] - times[a] for a, b in itertools.pairwise(order[1:])],
+                "peak_resident_bytes": peak,
+                "peak_anonymous_bytes": anonymous,
+                "manifest": manifest,
+            }
+            self.runs = [*before, run]
+            write_json(self.kept, self.runs)
+
         with subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True) as process:
             while process.poll() is None:
                 now = usage(process.pid)
@@ -133,6 +157,7 @@ class Watched:
                     peak, anonymous = max(peak, now.peak_resident), max(anonymous, now.anonymous)
                 if (done := self.done()) not in times and done > begun:
                     times[done] = time.monotonic()
+                    keep()
                 if until is not None and done >= until:
                     process.send_signal(signal.SIGKILL)
                 time.sleep(0.05)
@@ -141,18 +166,7 @@ class Watched:
         killed = process.returncode == -signal.SIGKILL
         if process.returncode and not killed:
             sys.exit(f"gossamer ended with {process.returncode}")
-        order = sorted(times)
-        return {
-            "blocks_before": begun,
-            "blocks_after": max(order),
-            "killed": killed,
-            "seconds": time.monotonic() - started,
-            "seconds_to_first_block": times[order[1]] - started if len(order) > 1 else None,
-            "seconds_by_block": [times[b] - times[a] for a, b in itertools.pairwise(order[1:])],
-            "peak_resident_bytes": peak,
-            "peak_anonymous_bytes": anonymous,
-            "manifest": None if killed else json.loads(printed) | {"folder": "out"},
-        }
+        keep(None if killed else json.loads(printed) | {"folder": "out"}, killed)
 
     def done(self) -> int:
         try:
@@ -188,7 +202,8 @@ def main() -> None:
         RECIPE.format(samples=given.samples, length=given.length, aim=aim)
     )
     watched = Watched(given.work)
-    runs = [watched.run(until) for until in (*given.kill, given.blocks)]
+    for until in (*given.kill, given.blocks):
+        watched.run(until)
     asked = f"--layers {given.layers} --kill {' '.join(map(str, given.kill))}"
     result = {
         "arguments": asked + (f" --blocks {given.blocks}" if given.blocks else ""),
@@ -200,7 +215,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "cpu": cpu_model(),
         "versions": versions(),
-        "runs": runs,
+        "runs": watched.runs,
     }
     name = "streaming" if not given.no_aim else "streaming-no-aim"
     write_json(given.out / f"{name}.json", result)
