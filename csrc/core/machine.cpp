@@ -43,7 +43,7 @@ Isa detect_isa() {
   const bool foundation = has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // f, dq, bw, vl
   const bool extensions = has(c, 1) && has(c, 6) && has(c, 11);                  // vbmi, vbmi2, vnni
   if (!foundation || !extensions || (states & 0xE6) != 0xE6) return Isa::avx2;
-  return Isa::avx512;
+  return tiles_usable() ? Isa::amx : Isa::avx512;
 }
 #else
 Isa detect_isa() { return Isa::scalar; }

@@ -3,10 +3,13 @@
 
 namespace gossamer {
 
-enum class Isa { scalar = 0, avx2 = 1, avx512 = 2 };
+enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, amx = 3 };
 
 // The highest level that both the CPU (cpuid) and the operating system (xgetbv) support.
 Isa detect_isa();
+
+// Whether this process may use tiles (AMX-INT8); asks the operating system for them.
+bool tiles_usable();
 
 // min(CPUs in the affinity mask, cgroup CPU quota rounded up), at least 1; GOSSAMER_NUM_THREADS overrides it.
 // Throws std::invalid_argument if GOSSAMER_NUM_THREADS is not a number from 1 to 1024.

@@ -15,6 +15,10 @@ constexpr int kScaleColumns = 32;
 constexpr int64_t kTasksPerMember = 8;
 constexpr int64_t kLargestTask = 32;  // strips
 
+// The numbers of rows from which on activations may take another form, and which of them holds.
+constexpr int64_t kFormRows[] = {1, 2, kFewestTiled, kFewestTiledNM};
+size_t form_of(int64_t rows) { return static_cast<size_t>(std::upper_bound(kFormRows, std::end(kFormRows), rows) - kFormRows - 1); }
+
 int64_t padded(int64_t width) { return (width + 63) / 64 * 64; }
 
 }  // namespace
@@ -74,13 +78,13 @@ Step::Room Step::make_room(int64_t tokens) const {
 
 Step::Compiled Step::compile(const LinearsOp& op) const {
   Compiled compiled;
-  for (size_t many = 0; many < 2; ++many)
+  for (size_t form = 0; form < kForms; ++form)
     for (const Linear& linear : op.linears) {
-      const ActivationLayout layout = layout_for(linear.weight, many ? 2 : 1, int8_, kScaleColumns);
-      auto& layouts = compiled.layouts[many];
+      const ActivationLayout layout = layout_for(table_, linear.weight, kFormRows[form], int8_, kScaleColumns);
+      auto& layouts = compiled.layouts[form];
       const size_t at = static_cast<size_t>(std::find(layouts.begin(), layouts.end(), layout) - layouts.begin());
       if (at == layouts.size()) layouts.push_back(layout);
-      compiled.layout_of[many].push_back(at);
+      compiled.layout_of[form].push_back(at);
     }
   // The two matrices of a gate are cut at the same strips, all others one after the other.
   const size_t cut = op.then == Then::gate ? 1 : op.linears.size();
@@ -212,9 +216,9 @@ void Step::linears(int member, const LinearsOp& op, const Compiled& compiled) {
     multiply(op, compiled, take_prepared(op, compiled, rows, room), rows, first, last);
     return;
   }
-  const int64_t packs = (rows + kPackTokens - 1) / kPackTokens;
-  for (int64_t pack; (pack = team_.claim()) < packs;)
-    prepare(op, compiled, rows, pack * kPackTokens, std::min(rows, (pack + 1) * kPackTokens), shared_);
+  const int64_t pack = pack_tokens(table_);
+  for (int64_t from; (from = team_.claim() * pack) < rows;)
+    prepare(op, compiled, rows, from, std::min(rows, from + pack), shared_);
   team_.barrier();
   const Prepared prepared = take_prepared(op, compiled, rows, shared_);
   const int64_t size = std::clamp<int64_t>(strips / (members * kTasksPerMember), 1, kLargestTask);
@@ -236,16 +240,16 @@ void Step::prepare(const LinearsOp& op, const Compiled& compiled, int64_t rows, 
       if (op.has_norm) table_.norm(op.norm, x, width, room.rows + t * width);
       else std::copy_n(x, width, room.rows + t * width);
     }
-  const auto& layouts = compiled.layouts[rows > 1];
+  const auto& layouts = compiled.layouts[form_of(rows)];
   for (size_t i = 0; i < layouts.size(); ++i)
     prepare_tokens(table_, layouts[i], rows_of(op, room), rows, first, last, room.memory[i]);
 }
 
 Step::Prepared Step::take_prepared(const LinearsOp& op, const Compiled& compiled, int64_t rows, Room& room) const {
   Prepared result;
-  const auto& layouts = compiled.layouts[rows > 1];
+  const auto& layouts = compiled.layouts[form_of(rows)];
   for (size_t i = 0; i < layouts.size(); ++i)
-    result[i] = prepared(table_, layouts[i], rows_of(op, room), rows, room.memory[i]);
+    result[i] = prepared(layouts[i], rows_of(op, room), rows, room.memory[i]);
   return result;
 }
 
@@ -255,8 +259,8 @@ float* Step::output_of(const LinearsOp& op, const Linear& linear) const {
 
 void Step::multiply(const LinearsOp& op, const Compiled& compiled, const Prepared& prepared, int64_t rows, int64_t first,
                     int64_t last) const {
-  const auto& layout_of = compiled.layout_of[rows > 1];
-  const auto& layouts = compiled.layouts[rows > 1];
+  const auto& layout_of = compiled.layout_of[form_of(rows)];
+  const auto& layouts = compiled.layouts[form_of(rows)];
   for (size_t i = 0; i < op.linears.size(); ++i) {
     const Linear& linear = op.linears[i];
     const int64_t before = op.then == Then::gate ? 0 : compiled.strips_before[i];
@@ -265,7 +269,7 @@ void Step::multiply(const LinearsOp& op, const Compiled& compiled, const Prepare
     if (begin >= end) continue;
     float* y = output_of(op, linear);
     const size_t layout = layout_of[i];
-    multiply_strips(table_, linear.weight, prepared[layout], layouts[layout].int8, y, begin, end);
+    multiply_strips(table_, linear.weight, layouts[layout], prepared[layout], y, begin, end);
     if (linear.bias == nullptr) continue;
     const int64_t outputs = shape_of(linear.weight).rows, from = begin * kStripRows;
     const int64_t count = std::min(end * kStripRows, outputs) - from;

@@ -42,7 +42,7 @@ class Step {
  private:
   // Room for the activations of one linears op, in up to kLayouts forms: as many as it may have linears. What is not used
   // is never touched, and takes no memory.
-  static constexpr size_t kLayouts = kMaxLinears;
+  static constexpr size_t kLayouts = kMaxLinears, kForms = 4;
   struct Room {
     Pages pages;
     float* rows = nullptr;  // after the norm
@@ -50,10 +50,10 @@ class Step {
   };
   // What is known of a linears op before it runs.
   struct Compiled {
-    std::array<std::vector<ActivationLayout>, 2> layouts;  // for one row, for more
-    std::array<std::vector<size_t>, 2> layout_of;          // of each linear
-    std::vector<int64_t> strips_before;                    // of each linear, and in all
-    std::vector<int64_t> share;                            // first strip of each member
+    std::array<std::vector<ActivationLayout>, kForms> layouts;  // by how many rows there are
+    std::array<std::vector<size_t>, kForms> layout_of;          // of each linear
+    std::vector<int64_t> strips_before;                         // of each linear, and in all
+    std::vector<int64_t> share;                                 // first strip of each member
   };
   using Prepared = std::array<Activations, kLayouts>;
 

@@ -51,11 +51,19 @@ struct Zero {
 
 }  // namespace
 
-ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns) {
+int ActivationLayout::block(const KernelTable& table, int64_t remaining) const {
+  return tiles ? static_cast<int>(std::min<int64_t>(remaining, kTileTokens)) : block_tokens(remaining, table.largest_block);
+}
+
+ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, int64_t tokens, bool int8,
+                            int scale_columns) {
   const Shape& m = shape_of(matrix);
   ActivationLayout layout{.columns = m.columns, .padded_columns = m.padded_columns()};
-  layout.windows = std::holds_alternative<NMView>(matrix);
   layout.int8 = int8 && std::visit(IsInteger{}, matrix);
+  const auto* nm = std::get_if<NMView>(&matrix);
+  if (table.tiles != nullptr && layout.int8)
+    layout.tiles = nm == nullptr ? tokens >= kFewestTiled : nm->kind == Values::nibble && tokens >= kFewestTiledNM;
+  layout.windows = nm != nullptr && !layout.tiles;
   if (layout.int8) {
     layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
     layout.fold_columns = std::min(choose_fold(m), layout.scale_columns);
@@ -74,11 +82,11 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
                     int64_t first, int64_t last, const ActivationMemory& memory) {
   const int64_t width = layout.padded_columns, folds = layout.folds();
   for (int64_t t = first; t < last;) {
-    const int block = block_tokens(tokens - t, table.largest_block);
+    const int block = layout.block(table, tokens - t);
     const float* rows = x + t * layout.columns;
     if (layout.int8) {
       const QuantizePlan plan{.columns = layout.columns, .padded_columns = width, .tokens = block,
-                              .granule = layout.windows ? 16 : 4, .scale_columns = layout.scale_columns,
+                              .granule = layout.granule(), .scale_columns = layout.scale_columns,
                               .fold_columns = layout.fold_columns, .is_unsigned = layout.windows,
                               .zero = layout.zero};
       float* scales = memory.scales + t * folds;
@@ -94,9 +102,8 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
   if (layout.sum_groups != 0) sum_groups(layout, x, memory.group_sums);
 }
 
-Activations prepared(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
-                     const ActivationMemory& memory) {
-  Activations act{.tokens = tokens, .largest_block = table.largest_block};
+Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens, const ActivationMemory& memory) {
+  Activations act{.tokens = tokens};
   if (layout.int8) {
     act.fold_columns = layout.fold_columns;
     act.codes = memory.codes, act.scales = memory.scales, act.starts = memory.starts;
@@ -123,11 +130,24 @@ struct Multiply {
   void operator()(const DenseView& m) const { table.dense(m, act, y, first, last); }
 };
 
+struct MultiplyTiled {
+  const TileKernels& tiles;
+  const Activations& act;
+  float* y;
+  int64_t first, last;
+
+  void operator()(const IntegerView& m) const { tiles.integer(m, act, y, first, last); }
+  void operator()(const BitmaskView& m) const { tiles.bitmask(m, act, y, first, last); }
+  void operator()(const NMView& m) const { tiles.nm(m, act, y, first, last); }
+  void operator()(const DenseView&) const {}  // never in int8
+};
+
 }  // namespace
 
-void multiply_strips(const KernelTable& table, const MatrixView& matrix, const Activations& act, bool int8, float* y,
-                     int64_t first, int64_t last) {
-  std::visit(Multiply{table, act, int8, y, first, last}, matrix);
+void multiply_strips(const KernelTable& table, const MatrixView& matrix, const ActivationLayout& layout,
+                     const Activations& act, float* y, int64_t first, int64_t last) {
+  if (layout.tiles) return std::visit(MultiplyTiled{*table.tiles, act, y, first, last}, matrix);
+  std::visit(Multiply{table, act, layout.int8, y, first, last}, matrix);
 }
 
 }  // namespace gossamer

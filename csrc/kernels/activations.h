@@ -8,23 +8,31 @@
 
 namespace gossamer {
 
-constexpr int64_t kPackTokens = 24;  // a multiple of all block sizes above 1: tokens may be prepared in such runs
+// From so many tokens on, products in int8 go through tiles where there are any; those of N:16 from so many more, since
+// they first have to be made dense.
+constexpr int64_t kFewestTiled = 8, kFewestTiledNM = 32;
+
+// Tokens may be prepared in such runs: a multiple of all block sizes above 1.
+inline int64_t pack_tokens(const KernelTable& table) { return table.tiles == nullptr ? 24 : 48; }
 
 // Equal layouts: the same prepared activations serve both matrices.
 struct ActivationLayout {
   int64_t columns = 0, padded_columns = 0;
-  bool int8 = false, windows = false;  // windows: 16 columns of a token lie together (nm)
+  bool int8 = false, windows = false, tiles = false;  // windows: 16 columns of a token lie together (nm)
   int scale_columns = 64, fold_columns = 64;  // int8 only
   int zero = 0;                               // int8 only: of the weights' codes
   int64_t sum_groups = 0;                     // float, one token: sums over so many groups of columns
 
   bool operator==(const ActivationLayout&) const = default;
   int64_t folds() const { return padded_columns / fold_columns; }
+  int granule() const { return tiles ? fold_columns : windows ? 16 : 4; }
+  int block(const KernelTable& table, int64_t remaining) const;  // tokens of the next block
 };
 
 // int8 is ignored where the weights are floats. scale_columns: columns that share a scale, 32 or 64 (32 anyway when the
 // weights have groups of 32).
-ActivationLayout layout_for(const MatrixView& matrix, int64_t tokens, bool int8, int scale_columns = 64);
+ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, int64_t tokens, bool int8,
+                            int scale_columns = 64);
 
 // Room for the prepared tokens; what a layout does not use may be null.
 struct ActivationMemory {
@@ -39,16 +47,15 @@ struct ActivationMemory {
 // True when the rows can be used as they are.
 bool is_plain(const ActivationLayout& layout, int64_t tokens);
 
-// Prepares the tokens [first, last) of x [tokens, columns]. Requires first to be a multiple of kPackTokens.
+// Prepares the tokens [first, last) of x [tokens, columns]. Requires first to be a multiple of pack_tokens.
 void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
                     int64_t first, int64_t last, const ActivationMemory& memory);
 
 // What the kernels are handed once all tokens are prepared.
-Activations prepared(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
-                     const ActivationMemory& memory);
+Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens, const ActivationMemory& memory);
 
 // y[t * rows + o] for the rows of strips [first, last).
-void multiply_strips(const KernelTable& table, const MatrixView& matrix, const Activations& act, bool int8, float* y,
-                     int64_t first, int64_t last);
+void multiply_strips(const KernelTable& table, const MatrixView& matrix, const ActivationLayout& layout,
+                     const Activations& act, float* y, int64_t first, int64_t last);
 
 }  // namespace gossamer

@@ -13,7 +13,6 @@ namespace {
 // Up to so many tokens int8 weights are decoded again for each block: cheaper than through memory.
 constexpr int kRegisterTokens = kLargestBlock >= 12 ? 24 : 1;
 constexpr int64_t kMaxSweepStrips = 64;             // strips per call when there are more tokens than one
-constexpr int64_t kSweepTokens = 504;               // a multiple of all block sizes above 1
 constexpr int64_t kSweepBytes = 768 * 1024;         // activations that stay in L2 while the strips pass by
 
 // ---- one token ------------------------------------------------------------------------------------------------------
@@ -145,17 +144,20 @@ void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const
   });
 }
 
-struct IntegerPanel {
+// Codes count from zero (unsigned), or are the values themselves: tiles take signed bytes on both sides.
+template <bool is_signed>
+struct CodePanel {
   static constexpr int kColumns = 640;
   alignas(64) uint8_t codes[kColumns / 4][64];
   alignas(64) float scale[kColumns / kStepColumns][kStripRows];
   alignas(64) float offset[kColumns / kStepColumns][kStripRows];  // of -start
   bool small, asymmetric;
 };
+using IntegerPanel = CodePanel<false>;
 
-template <class Decoder>
+template <class Decoder, bool is_signed>
 void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column, int64_t columns,
-                IntegerPanel& panel) {
+                CodePanel<is_signed>& panel) {
   const Scales scales(decoder.m, strip);
   panel.small = Decoder::kSmall;
   panel.asymmetric = scales.minimum != nullptr;
@@ -164,7 +166,8 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
     store_f(panel.scale[step], scales.of(group, 1.0f));
     if (panel.asymmetric) store_f(panel.offset[step], mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero)));
     decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
-      store_b(panel.codes[done / 4 + q], right_words<shift>(u));
+      const B64 code = right_words<shift>(u);
+      store_b(panel.codes[done / 4 + q], is_signed ? sub_b(code, set1_b(Decoder::kZero)) : code);
     });
   }
 }
@@ -208,6 +211,8 @@ GOSSAMER_INLINE void sweep_some(const IntegerPanel& panel, Arguments... argument
 }
 
 struct Sweep {
+  static constexpr int64_t kTokens = 504;  // that stay with a panel: a multiple of all block sizes above 1
+
   const Shape& m;
   const Activations& act;
   float* y;
@@ -235,15 +240,15 @@ struct Sweep {
 
 // Tokens, then columns, then strips, so that the activations of the inner loop stay in L2 however large the matrix is;
 // a decoder's cursors are kept for the next columns.
-template <class Panel, class Decoder>
+template <class Panel, class Sweeper = Sweep, class Decoder>
 void matmul_panels(const Decoder& decoder, const Activations& act, float* y, int64_t first, int64_t last) {
   const Shape& m = decoder.m;
   const int64_t width = m.padded_columns(), element = sizeof(Panel) == sizeof(FloatPanel) ? 4 : 1;
   typename Decoder::Cursor cursors[kMaxSweepStrips];
   Panel panel;
-  const Sweep sweep{m, act, y};
-  for (int64_t t = 0; t < act.tokens; t += kSweepTokens) {
-    const int64_t t_end = smaller(t + kSweepTokens, act.tokens);
+  const Sweeper sweep{m, act, y};
+  for (int64_t t = 0; t < act.tokens; t += Sweeper::kTokens) {
+    const int64_t t_end = smaller(t + Sweeper::kTokens, act.tokens);
     const int64_t panels = kSweepBytes / (element * (t_end - t) * Panel::kColumns);
     const int64_t run = (panels > 1 ? panels : 1) * Panel::kColumns;
     for (int64_t begin = 0; begin < width; begin += run)

@@ -47,9 +47,9 @@ Workspace& workspace() {
 }
 
 template <class F>
-void for_packs(int64_t tokens, int64_t columns, const F& pack) {
-  const int64_t packs = (tokens + kPackTokens - 1) / kPackTokens;
-  const auto run = [&](int64_t p) { pack(p * kPackTokens, std::min(tokens, (p + 1) * kPackTokens)); };
+void for_packs(int64_t size, int64_t tokens, int64_t columns, const F& pack) {
+  const int64_t packs = (tokens + size - 1) / size;
+  const auto run = [&](int64_t p) { pack(p * size, std::min(tokens, (p + 1) * size)); };
   if (tokens * columns < kParallelWork || packs > kMaxTasks)
     for (int64_t p = 0; p < packs; ++p) run(p);
   else
@@ -69,26 +69,26 @@ Activations prepare(const KernelTable& table, const ActivationLayout& layout, co
     memory.x = work.x.get<float>(tokens * width);
   }
   if (layout.sum_groups != 0) memory.group_sums = work.group_sums.get<float>(layout.sum_groups);
-  for_packs(tokens, width, [&](int64_t first, int64_t last) {
+  for_packs(pack_tokens(table), tokens, width, [&](int64_t first, int64_t last) {
     prepare_tokens(table, layout, x, tokens, first, last, memory);
   });
-  return prepared(table, layout, x, tokens, memory);
+  return prepared(layout, x, tokens, memory);
 }
 
 }  // namespace
 
 void matmul(const MatrixView& w, const float* x, int64_t tokens, float* y, bool int8) {
   const KernelTable& table = active_table();
-  const ActivationLayout layout = layout_for(w, tokens, int8);
+  const ActivationLayout layout = layout_for(table, w, tokens, int8);
   const Activations act = prepare(table, layout, x, tokens, workspace());
   const Shape& shape = shape_of(w);
   const int64_t strips = shape.strips(), threads = num_threads(), multiply_adds = shape.rows * shape.columns * tokens;
-  if (threads == 1 || multiply_adds < kParallelWork) return multiply_strips(table, w, act, layout.int8, y, 0, strips);
+  if (threads == 1 || multiply_adds < kParallelWork) return multiply_strips(table, w, layout, act, y, 0, strips);
   // Several tasks for each thread where that pays: one that loses its CPU then holds up only a part.
   const int64_t rounds = std::clamp<int64_t>(multiply_adds / kTaskWork / threads, 1, 8);
   const int64_t tasks = std::min({strips, threads * rounds, int64_t{kMaxTasks}});
   parallel_for(tasks, [&](int64_t i) {
-    multiply_strips(table, w, act, layout.int8, y, strips * i / tasks, strips * (i + 1) / tasks);
+    multiply_strips(table, w, layout, act, y, strips * i / tasks, strips * (i + 1) / tasks);
   });
 }
 

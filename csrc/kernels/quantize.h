@@ -32,8 +32,12 @@ GOSSAMER_INLINE void quantize_vectors(const float* x, float scale, float inverse
 
 // 16 codes from `column` on, in the order of the block.
 GOSSAMER_INLINE void store_codes(const QuantizePlan& plan, I16 code, int64_t column, int t, uint8_t* codes) {
+  if (plan.granule >= 16) {
+    const int64_t inside = column % plan.granule;
+    uint8_t* out = codes + (column - inside) * plan.tokens + t * plan.granule + inside;
+    return store_low_bytes(out, plan.is_unsigned ? add_i(code, set1_i(128)) : code);
+  }
   uint8_t* out = codes + column * plan.tokens + t * plan.granule;
-  if (plan.is_unsigned) return store_low_bytes(out, add_i(code, set1_i(128)));  // granule 16
   if (plan.tokens == 1) return store_low_bytes(out, code);
   alignas(16) uint8_t bytes[16];
   store_low_bytes(bytes, code);

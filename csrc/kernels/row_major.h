@@ -78,12 +78,12 @@ void row_major(const DenseView& m, const Activations& act, float* y, int64_t fir
   FloatPanel panel;
   const Sweep sweep{m, act, y};
   const int64_t width = (m.columns + kLanes - 1) / kLanes * kLanes;  // narrow factors are not padded to 64
-  for (int64_t t = 0; t < act.tokens; t += kSweepTokens)
+  for (int64_t t = 0; t < act.tokens; t += Sweep::kTokens)
     for (int64_t column = 0; column < width; column += FloatPanel::kColumns)
       for (int64_t strip = first; strip < last; ++strip) {
         const int64_t columns = smaller(FloatPanel::kColumns, width - column);
         fill_rows<kind>(m, strip, column, columns, panel);
-        sweep(panel, strip, column, columns, t, smaller(t + kSweepTokens, act.tokens));
+        sweep(panel, strip, column, columns, t, smaller(t + Sweep::kTokens, act.tokens));
       }
 }
 

@@ -1,9 +1,15 @@
 #include "kernels/table.h"
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
+
+#include "kernels/activations.h"
 
 namespace gossamer {
 
@@ -11,10 +17,60 @@ extern const KernelTable scalar_table;
 #if defined(GOSSAMER_X86_64)
 extern const KernelTable avx2_table, avx512_table;
 #endif
+#if defined(GOSSAMER_AMX)
+extern const TileKernels amx_tiles;
+#endif
 
 namespace {
 
+#if defined(GOSSAMER_AMX)
+const KernelTable& amx_table() {
+  static const KernelTable table = [] {
+    KernelTable tiled = avx512_table;
+    tiled.name = "amx", tiled.tiles = &amx_tiles;
+    return tiled;
+  }();
+  return table;
+}
+
+// Tiles are used by themselves only where they give what AVX-512 gives, and sooner: CPUs and hypervisors differ.
+bool tiles_pay() {
+  constexpr int64_t kRows = 128, kColumns = 576, kTokens = 16, kTries = 20;
+  std::vector<uint8_t> weights(kRows * kColumns);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = static_cast<uint8_t>(i * 2654435761u >> 24);
+  const std::vector<uint16_t> scales(kRows, 0x2400);  // 1/64
+  std::vector<float> x(kTokens * kColumns);
+  for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(static_cast<int>(i * 40503 % 2001) - 1000);
+  IntegerView view;
+  view.rows = kRows, view.columns = view.group_size = kColumns, view.scale = scales.data();
+  view.bits = 8, view.codes8 = weights.data();
+  std::vector<float> y[2];
+  double best[2] = {1e9, 1e9};
+  for (int tiled = 0; tiled < 2; ++tiled) {
+    const KernelTable& table = tiled ? amx_table() : avx512_table;
+    const ActivationLayout layout = layout_for(table, view, kTokens, true);
+    const size_t cells = static_cast<size_t>(kTokens * layout.padded_columns);
+    std::vector<uint8_t> codes(cells);
+    std::vector<float> x_scales(cells), sums(cells);
+    std::vector<int32_t> starts(cells);
+    const ActivationMemory memory{.codes = codes.data(), .scales = x_scales.data(), .starts = starts.data(), .sums = sums.data()};
+    prepare_tokens(table, layout, x.data(), kTokens, 0, kTokens, memory);
+    const Activations act = prepared(layout, x.data(), kTokens, memory);
+    y[tiled].resize(kTokens * kRows);
+    for (int64_t i = 0; i < kTries; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      multiply_strips(table, view, layout, act, y[tiled].data(), 0, view.strips());
+      best[tiled] = std::min(best[tiled], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+  }
+  return std::memcmp(y[0].data(), y[1].data(), y[0].size() * sizeof(float)) == 0 && best[1] < best[0];
+}
+#endif
+
 const KernelTable& table_of(Isa isa) {
+#if defined(GOSSAMER_AMX)
+  if (isa == Isa::amx) return amx_table();
+#endif
 #if defined(GOSSAMER_X86_64)
   if (isa == Isa::avx512) return avx512_table;
   if (isa == Isa::avx2) return avx2_table;
@@ -25,18 +81,22 @@ const KernelTable& table_of(Isa isa) {
 
 Isa parse_isa(const std::string& name, const std::string& where) {
   const Isa best = detect_isa();
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx}) {
     if (name != isa_name(isa)) continue;
     if (isa > best)
       throw std::invalid_argument(where + ": this machine has no " + name + ", its best level is " + isa_name(best));
     return isa;
   }
-  throw std::invalid_argument(where + ": expected scalar, avx2 or avx512, got '" + name + "'");
+  throw std::invalid_argument(where + ": expected scalar, avx2, avx512 or amx, got '" + name + "'");
 }
 
 Isa first_choice() {
   if (const char* name = std::getenv("GOSSAMER_ISA"); name && *name) return parse_isa(name, "GOSSAMER_ISA");
-  return detect_isa();
+  const Isa best = detect_isa();
+#if defined(GOSSAMER_AMX)
+  if (best == Isa::amx && !tiles_pay()) return Isa::avx512;
+#endif
+  return best;
 }
 
 std::atomic<int> active{-1};
@@ -44,7 +104,7 @@ std::atomic<int> active{-1};
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  return isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "scalar";
+  return isa == Isa::amx ? "amx" : isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "scalar";
 }
 
 Isa active_isa() {

@@ -18,9 +18,11 @@ GOSSAMER_INLINE int block_tokens(int64_t remaining, int largest) {
   return remaining >= 4 ? 4 : remaining >= 2 ? 2 : 1;
 }
 
+// For tiles: blocks of 16 tokens and one of what remains, with granules of a whole fold.
+constexpr int kTileTokens = 16;
+
 struct Activations {
   int64_t tokens = 0;
-  int largest_block = 1;
   const float* x = nullptr;           // float activations; columns of padding are zero
   const float* group_sums = nullptr;  // [groups], sum of x over the columns of a group; one asymmetric token only
   // int8 activations: x is about scales * (codes - zero), zero = 128 when codes are unsigned.
@@ -35,7 +37,7 @@ struct Activations {
 struct QuantizePlan {
   int64_t columns = 0, padded_columns = 0;
   int tokens = 0;           // of this block
-  int granule = 4;          // 4, or 16 when unsigned
+  int granule = 4;          // 4; 16 when unsigned; fold_columns for tiles
   int scale_columns = 64;   // columns that share a scale, 32 or 64
   int fold_columns = 64;    // divides scale_columns
   bool is_unsigned = false;
@@ -78,6 +80,13 @@ struct AttentionRows {
   const uint8_t* next = nullptr;   // the keys that will be wanted after these, to be asked for early; may be null
 };
 
+// Products of int8 activations in the form for tiles (AMX), the same to the last bit as those of AVX-512.
+struct TileKernels {
+  void (*integer)(const IntegerView&, const Activations&, float* y, int64_t first, int64_t last);
+  void (*bitmask)(const BitmaskView&, const Activations&, float* y, int64_t first, int64_t last);
+  void (*nm)(const NMView&, const Activations&, float* y, int64_t first, int64_t last);
+};
+
 struct KernelTable {
   const char* name;
   int largest_block;
@@ -98,6 +107,7 @@ struct KernelTable {
   void (*rotate)(float* x, const float* cosine, int64_t half);
   void (*append)(const CacheShape&, const float* key, const float* value, int token, uint8_t* block);
   void (*attend)(const AttentionRows&);
+  const TileKernels* tiles = nullptr;
 };
 
 const KernelTable& active_table();

@@ -4,13 +4,15 @@
 //   build/sanitized/engine_test [steps]
 //
 // Buffers have exactly the size that the layouts give them, so that one byte too far is seen. Also checked: a batch and a
-// prompt in parts sample what one sequence in one step samples, and steps take no memory.
+// prompt in parts sample what one sequence in one step samples, tiles (emulated) give the bits of AVX-512, and steps take
+// no memory.
 #include <sys/resource.h>
 
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -169,7 +171,8 @@ std::vector<int32_t> write(Engine& engine, int64_t length, int64_t count) {
   return written;
 }
 
-void run_all(const Plan& plan, int threads, bool int8) {
+// Returns the logits of a prompt.
+std::vector<float> run_all(const Plan& plan, int threads, bool int8) {
   const EngineSettings settings{.threads = threads, .int8_activations = int8, .int8_cache = int8, .max_step_tokens = 50, .cache_blocks = 30};
   Engine engine(plan, settings), narrow(plan, {.threads = threads, .int8_activations = int8, .int8_cache = int8, .max_step_tokens = 7, .cache_blocks = 7});
   for (int64_t length : {1, 3, 33, 150}) expect(write(engine, length, 20) == write(narrow, length, 20), "parts of a prompt change the text");
@@ -213,6 +216,7 @@ void run_all(const Plan& plan, int threads, bool int8) {
     refused = true;
   }
   expect(refused, "more tokens than positions were written");
+  return logits;
 }
 
 long resident_kb() {
@@ -228,11 +232,14 @@ int main(int argc, char** argv) {
   using namespace gossamer;
   Store store;
   const Plan plan = make_plan(store);
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  std::vector<float> logits;  // with int8 activations
+  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx}) {
     if (isa > detect_isa()) continue;
     set_isa(isa_name(isa));
+    std::vector<float> before = std::exchange(logits, {});
     for (int threads : {1, 2, 4})
-      for (bool int8 : {false, true}) run_all(plan, threads, int8);
+      for (bool int8 : {false, true}) logits = run_all(plan, threads, int8);
+    expect(isa != Isa::amx || logits == before, "tiles change the logits");
     std::printf("%s: done\n", isa_name(isa));
   }
   const long steps = argc > 1 ? std::atol(argv[1]) : 1000;

@@ -58,7 +58,7 @@ def test_the_instruction_set_comes_from_the_environment() -> None:
 def test_an_unknown_instruction_set_is_explained() -> None:
     code = "from gossamer.kernels import dispatch; dispatch.isa()"
     error = run_python(code, GOSSAMER_ISA="sse9").stderr
-    assert "UsageError: GOSSAMER_ISA: expected scalar, avx2 or avx512, got 'sse9'" in error
+    assert "UsageError: GOSSAMER_ISA: expected scalar, avx2, avx512 or amx, got 'sse9'" in error
 
 
 @needs_native
