@@ -1,8 +1,8 @@
 """What a level of a matrix costs: bytes by arithmetic, milliseconds by timing its kernel on this machine.
 
 A kernel is timed on one token with int8 activations, going through copies of one matrix that together do not fit in a
-cache, as a decode step goes through the layers. What a step does besides products is learned from the first model that
-is verified.
+cache, as a decode step goes through the layers; a low-rank part adds its own two products and their sum. What a step
+does besides products is learned from the first model that is verified.
 
 O output features, I input features.
 """
@@ -18,7 +18,8 @@ from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source
 from gossamer.formats.choose import pack
-from gossamer.formats.stored import NATIVE
+from gossamer.formats.factors import Factors
+from gossamer.formats.stored import NATIVE, StoredWeight
 from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, level, options_for
 from gossamer.frontier.state import State
 from gossamer.methods.layer_weight import LayerWeight
@@ -106,19 +107,11 @@ def time_kernels(costs: Costs, state: State, progress: Progress) -> None:
 
 def kernel_ms(shape: tuple[int, int], option: str) -> float:
     """Return the time of one product with one token, the matrix read from memory."""
-    generator = torch.Generator().manual_seed(0)
-    weight_OI = torch.randn(shape, generator=generator)
-    chosen = level(option)
-    layer = LayerWeight(weight_OI)
-    if chosen.target is not None:
-        layer = layer.pruned(chosen.target.pattern.keep_largest(weight_OI.abs(), chosen.target.share))
-    grid = RTN(**chosen.grid.model_dump(include={"bits", "group_size", "symmetric"}), search=False)
-    layer = rtn(layer, None, grid, [])
-    packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, torch.bfloat16)
+    packed = packed_random(shape, option)
     count = max(1, min(MOST_COPIES, COLD_BYTES // packed.num_bytes))
     copies = [{name: tensor.clone() for name, tensor in packed.tensors().items()} for _ in range(count)]
     products = [NATIVE[packed.format](packed.meta(), each) for each in copies]
-    x_1I = torch.randn(1, shape[1], generator=generator)
+    x_1I = torch.randn(1, shape[1], generator=torch.Generator().manual_seed(1))
     seconds = []
     for _ in range(PASSES + 1):
         started = time.perf_counter()
@@ -126,3 +119,19 @@ def kernel_ms(shape: tuple[int, int], option: str) -> float:
             product.matmul(x_1I, "int8")  # type: ignore[union-attr]
         seconds.append(time.perf_counter() - started)
     return 1e3 * statistics.median(seconds[1:]) / count
+
+
+def packed_random(shape: tuple[int, int], option: str) -> StoredWeight:
+    """Return random numbers as a matrix of that shape (O, I) and level is stored."""
+    weight_OI = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    chosen = level(option)
+    layer = LayerWeight(weight_OI)
+    if chosen.target is not None:
+        layer = layer.pruned(chosen.target.pattern.keep_largest(weight_OI.abs(), chosen.target.share))
+    grid = RTN(**chosen.grid.model_dump(include={"bits", "group_size", "symmetric"}), search=False)
+    layer = rtn(layer, None, grid, [])
+    factors = None
+    if chosen.low_rank is not None:
+        rank = chosen.low_rank.rank_for(*shape)
+        factors = Factors.rounded(weight_OI[:, :rank], weight_OI[:rank])
+    return pack(layer.weight_OI, layer.mask_OI, layer.quantized, torch.bfloat16, factors)

@@ -105,12 +105,10 @@ def _discount(standin: StandIn, name: str, chosen: Level, fitted: Gram | None, j
         layer = METHODS[step.method].apply(layer, statistic, step.settings, [])
     cheap_OI = cheap_weight(dense_OI, chosen, standin.norm_I.get(name))
     if judged is None:
-        real, cheap = (float((each - dense_OI).square().sum()) for each in (layer.weight_OI, cheap_OI))
+        real, cheap = (float((each - dense_OI).square().sum()) for each in (layer.whole_OI, cheap_OI))
     else:
         value_II = judged.value()
-        real, cheap = (
-            relative_output_error(dense_OI, each, value_II) for each in (layer.weight_OI, cheap_OI)
-        )
+        real, cheap = (relative_output_error(dense_OI, each, value_II) for each in (layer.whole_OI, cheap_OI))
     return min(1.0, max(real, SMALLEST_ERROR) / max(cheap, SMALLEST_ERROR))
 
 
