@@ -95,7 +95,7 @@ def _verdict(hunt: Hunt, verified: Sequence[dict[str, Any]], chosen: dict[str, A
     figures = chosen["verified"]
     told = (
         f"{figures['size_bytes'] / 1e6:.1f} MB, perplexity {figures['perplexity']:.2f} "
-        f"({figures['perplexity_ratio'] - 1:+.1%}){_beside(chosen['levels'])}"
+        f"({figures['perplexity_ratio'] - 1:+.1%}){_low_rank_told(chosen['levels'])}"
     )
     if not chosen["within_budget"]:
         return f"{hunt.budget.text} was not reached. The nearest that was verified: {chosen['name']}, {told}."
@@ -116,10 +116,10 @@ def _verdict(hunt: Hunt, verified: Sequence[dict[str, Any]], chosen: dict[str, A
     )
 
 
-def _beside(levels: Mapping[str, int]) -> str:
+def _low_rank_told(levels: Mapping[str, int]) -> str:
     """How many matrices have a low-rank part, in words; nothing where none has."""
     count = sum(number for name, number in levels.items() if is_low_rank(name))
-    return f", {count} matrices with a low-rank part" if count else ""
+    return f", {count} of {sum(levels.values())} matrices with a low-rank part" if count else ""
 
 
 def pareto(points: Sequence[dict[str, Any]], axis: str) -> list[dict[str, Any]]:

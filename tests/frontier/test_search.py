@@ -146,7 +146,7 @@ def test_low_rank_parts_are_searched_verified_and_told(
     out = tmp_path / "o"
     result = gossamer.search(parent("llama"), budget=budget, text=text, out=out, keep=True, **QUICK)
     assert result["reached"] is True
-    assert "14 matrices with a low-rank part" in result["verdict"]
+    assert "14 of 16 matrices with a low-rank part" in result["verdict"]
     assert all("-rank" in level for level in result["chosen"]["levels"] if level.startswith("int"))
     assert result["chosen"]["verified"]["engine"] == "native"
     tensors = read_manifest(out / "model")["tensors"].values()
