@@ -125,6 +125,11 @@ def is_low_rank(name: str) -> bool:
     return level(name).low_rank is not None
 
 
+def without_rank(name: str) -> str:
+    """Return the level without its low-rank part."""
+    return name.partition("-rank")[0]
+
+
 def recipe_of(
     assignment: Mapping[str, str],
     embedding: str | None,

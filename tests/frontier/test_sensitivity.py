@@ -112,6 +112,18 @@ def test_each_part_is_measured_once_and_the_rest_follows_in_proportion(
     sweep_blocks(standin, Sweep(ANCHORS[:1], 1), state, silent, lambda: 1e9)
 
 
+def test_what_a_low_rank_part_gives_back_is_a_share_of_the_loss(standin: StandIn, state: State) -> None:
+    for option, discount in (("int3-g64", 0.5), ("int3-g64-rank6", 0.4)):
+        state.put("discounts", option, discount)
+    sweep_blocks(standin, Sweep(ANCHORS[:1], 1), state, silent, lambda: 1e9)
+    losses = Losses(standin, state)
+    for name in standin.parts.linears(standin.parts.blocks[0]):
+        plain, both = (
+            fitting(each, standin.weight(name).shape[1]) for each in ("int3-g64", "int3-g64-rank6")
+        )
+        assert losses.of(name, both) == pytest.approx(0.8 * losses.of(name, plain))
+
+
 def test_a_partial_pass_measures_what_a_whole_one_does(standin: StandIn, state: State) -> None:
     sweep_blocks(standin, Sweep(("int4-g64",), 1), state, silent, lambda: 1e9)
     name = standin.parts.linears(standin.parts.blocks[-1])[0]
