@@ -22,7 +22,7 @@ from gossamer.checkpoint.source import Source
 from gossamer.formats.choose import pack
 from gossamer.formats.factors import Factors
 from gossamer.formats.stored import NATIVE, StoredWeight
-from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, level, options_for
+from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, is_low_rank, level, options_for
 from gossamer.frontier.state import State
 from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
@@ -37,6 +37,8 @@ LEAST_SHARE = 0.1
 """Of a call, that the product is taken to last at least: what is left of small matrices is noise."""
 CONFIG_BYTES_PER_MATRIX = 800
 """What config.json and gossamer.json say about a matrix, about; learned exactly from the first folder written."""
+LOW_RANK_CONFIG_BYTES = 620
+"""What config.json and the header of the weights say besides where a matrix has factors, about."""
 
 
 class Costs:
@@ -69,8 +71,9 @@ class Costs:
         return options_for((DENSE if dense else ()) + (SPARSE if sparse else ()), self.shapes[name][1])
 
     def bytes(self, name: str, option: str) -> int:
-        """Bytes of a matrix in a level."""
-        return predicted_bytes(self.shapes[name], level(option).steps, self.dtypes[name])
+        """Bytes of a matrix in a level, with what only a low-rank part makes the folder say about it."""
+        packed = predicted_bytes(self.shapes[name], level(option).steps, self.dtypes[name])
+        return packed + (LOW_RANK_CONFIG_BYTES if is_low_rank(option) else 0)
 
     def milliseconds(self, name: str, option: str, state: State) -> float:
         """Milliseconds of a matrix in a decode step; an embedding that is no head takes none."""

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.checkpoint.source import open_model
-from gossamer.frontier.costs import Costs, kernel_ms, packed_random
+from gossamer.frontier.costs import LOW_RANK_CONFIG_BYTES, Costs, kernel_ms, packed_random
 from gossamer.frontier.levels import DENSE, SPARSE, fitting, is_low_rank, level, recipe_of
 from gossamer.plan import predicted_bytes
 from gossamer.recipe import Calibration
@@ -38,8 +38,23 @@ def test_a_matrix_with_a_low_rank_part_takes_the_bytes_that_were_predicted_and_r
         meta = declared[linear]["meta"]
         assert meta["format"] == "low_rank"
         stored = sum(tensor.nbytes for key, tensor in written.items() if key.startswith(f"{linear}."))
-        assert costs.bytes(linear, chosen[linear]) == stored - _uneven_bytes(meta["residual"], chosen[linear])
+        predicted = costs.bytes(linear, chosen[linear]) - LOW_RANK_CONFIG_BYTES
+        assert predicted == stored - _uneven_bytes(meta["residual"], chosen[linear])
     assert choose_engine(made.folder) == "native"
+
+
+def test_a_folder_grows_by_what_low_rank_parts_were_predicted_to_cost(
+    parent: Callable[[str], Path], text: Path, tmp_path: Path
+) -> None:
+    costs = Costs(open_model(parent("llama")))
+    folders, matrices = [], []
+    for name in ("int4-g32", "int4-g32-rank3"):
+        chosen = dict.fromkeys(costs.linears, name)
+        recipe = recipe_of(chosen, costs.embedding, costs.head, Calibration(samples=2, length=32))
+        made = gossamer.compress(parent("llama"), recipe, out=tmp_path / name, text=str(text))
+        folders.append(made.manifest["size"]["total_bytes"])
+        matrices.append(sum(costs.bytes(*pair) for pair in chosen.items()))
+    assert folders[1] - folders[0] == pytest.approx(matrices[1] - matrices[0], rel=0.03)
 
 
 def _uneven_bytes(residual: dict[str, Any], option: str) -> int:
