@@ -6,7 +6,6 @@ Everything measured goes to the state, so that a search that was stopped goes on
 import hashlib
 import json
 import math
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,16 +20,16 @@ from gossamer.checkpoint.source import Source
 from gossamer.data.samples import sample
 from gossamer.data.sources import read_documents
 from gossamer.data.tokens import tokenize
-from gossamer.errors import GossamerError, UsageError
+from gossamer.errors import GossamerError
 from gossamer.frontier.budget import Budget
 from gossamer.frontier.costs import Costs, time_kernels
+from gossamer.frontier.folder import open_folder
 from gossamer.frontier.levels import ANCHORS, DENSE, OUTSIDE, SPARSE, Assignment, is_sparse, recipe_of
 from gossamer.frontier.problem import Problem, fitted_factors, ratio_of
+from gossamer.frontier.reach import require_reachable_latency, require_reachable_size
 from gossamer.frontier.refine import refine
 from gossamer.frontier.sensitivity import Losses, Sweep, discounts, plan_sweep, sweep_blocks, sweep_outside
-from gossamer.frontier.split import split_text
 from gossamer.frontier.standin import StandIn
-from gossamer.frontier.state import STATE_FILE, State
 from gossamer.frontier.verify import discard, expected_seconds, measure_dense, time_factor, verify
 from gossamer.methods.allocation import outlier_share
 from gossamer.progress import Progress
@@ -79,7 +78,7 @@ class Hunt:
         self.costs = Costs(source)
         self.native = choose_engine(model) == "native"
         self.notes: list[str] = []
-        self._require_reachable_size()
+        require_reachable_size(self.costs, budget)
 
     def left(self) -> float:
         """Seconds until the time is up."""
@@ -94,22 +93,8 @@ class Hunt:
             "calibration": self.calibration.model_dump(),
             "windows": self.windows,
         }
-        fresh = not (out / STATE_FILE).is_file()
-        if fresh and out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UsageError(f"{out}: exists, and no search was begun there. Choose another folder with -o.")
-        if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-            raise UsageError(f"{out}: the folder {out.parent} does not exist or is not writable.")
-        if fresh:
-            read_documents(text)  # a missing text is found before anything is written
-        out.mkdir(exist_ok=True)
         self.out = out
-        try:
-            self.state = State(out, arguments)
-            self.texts = split_text(text, out)
-        except GossamerError:
-            if fresh:
-                _remove_begun(out)
-            raise
+        self.state, self.texts = open_folder(text, out, arguments)
 
     # ---- measure ------------------------------------------------------------------------------------------
 
@@ -121,7 +106,7 @@ class Hunt:
             state.put("dense", "figures", figures)
         if self.budget.key == "latency":
             time_kernels(self.costs, state, self.progress)
-            self._require_reachable_latency()
+            require_reachable_latency(self.costs, self.budget, state)
         ids_NL = self._windows()
         self.standin = StandIn(self.source, ids_NL[:MOST_WINDOWS])
         sweep = self._sweep()
@@ -183,35 +168,6 @@ class Hunt:
 
     def _verified(self) -> dict[str, Any]:
         return self.state.section("verified")
-
-    # ---- budgets that cannot be reached -------------------------------------------------------------------
-
-    def _require_reachable_size(self) -> None:
-        if self.budget.key != "size":
-            return
-        least = self.costs.fixed_bytes + sum(
-            min(self.costs.bytes(name, option) for option in self.costs.options(name, sparse=True))
-            for name in self.costs.shapes
-        )
-        if least > self.budget.limit:
-            raise UsageError(
-                f"--budget {self.budget.text}: out of reach. The nearest, every matrix at its smallest level, takes "
-                f"{least / 1e6:.1f} MB."
-            )
-
-    def _require_reachable_latency(self) -> None:
-        least = sum(
-            min(
-                self.costs.milliseconds(name, each, self.state)
-                for each in self.costs.options(name, sparse=True)
-            )
-            for name in self.costs.shapes
-        )
-        if least > self.budget.limit:
-            raise UsageError(
-                f"--budget {self.budget.text}: out of reach. The nearest, every matrix at its fastest level, takes "
-                f"{least:.3g} ms for the products alone."
-            )
 
     # ---- verify -------------------------------------------------------------------------------------------
 
@@ -417,10 +373,3 @@ class Hunt:
 def _digest(assignment: Assignment) -> str:
     text = json.dumps(assignment, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _remove_begun(out: Path) -> None:
-    """Undo the making of a folder in which nothing was found yet."""
-    for file in out.iterdir():
-        file.unlink()
-    out.rmdir()

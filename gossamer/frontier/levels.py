@@ -1,7 +1,8 @@
-"""The levels that a matrix may be given: bits, groups, sparsity and pattern, as steps of a recipe.
+"""The levels that a matrix may be given: bits, groups, sparsity, pattern and rank, as steps of a recipe.
 
-A level has a name that says all (`int4-g64`, `int4-g32-asym`, `int8-row`, `sparse50-int4-g64`, `nm4of16-int4-g64`), so
-that an assignment of levels to matrices is a plain table of words, and a recipe is written from nothing else.
+A level has a name that says all (`int4-g64`, `int4-g32-asym`, `int8-row`, `sparse50-int4-g64`, `nm4of16-int4-g64`,
+`int4-g64-rank3`: a low-rank part with 3 % of the matrix's parameters), so that an assignment of levels to matrices is a
+plain table of words, and a recipe is written from nothing else.
 """
 
 import re
@@ -12,6 +13,7 @@ from typing import Any
 
 from gossamer.errors import RecipeError
 from gossamer.methods.grid import Grid
+from gossamer.methods.low_rank import LowRankTarget
 from gossamer.methods.target import PruneTarget
 from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Calibration, Recipe, Step
 
@@ -20,12 +22,16 @@ Assignment = dict[str, str]
 
 DENSE = (
     "int8-row", "int6-g64", "int5-g64", "rtn4-g32-asym", "int4-g32-asym", "int4-g64-asym", "int4-g64",
-    "int3-g32-asym", "int3-g64-asym", "int3-g64",
+    "int3-g32-asym", "int3-g64-asym", "int3-g64", "int4-g64-rank3", "int3-g64-rank6",
 )  # fmt: skip
 """`rtn4-g32-asym` is for matrices that a Q4_1 file holds: rounded to nearest they stay what they are, whereas GPTQ
 first aims at the dense outputs and leaves the grid. For others it loses more than `int4-g32-asym`: never chosen."""
-SPARSE = ("sparse50-int4-g64", "sparse60-int4-g64", "sparse70-int4-g64", "nm4of16-int4-g64")
-"""Unstructured masks and 8:16 take the same bytes and time at 50 %, so that only the better one is here."""
+SPARSE = (
+    "sparse50-int4-g64", "sparse60-int4-g64", "sparse70-int4-g64", "nm4of16-int4-g64",
+    "sparse50-int4-g64-rank3", "nm4of16-int4-g64-rank3",
+)  # fmt: skip
+"""Unstructured masks and 8:16 take the same bytes and time at 50 %, so that only the better one is here. A low-rank
+part is found together with the mask (3BASiL), then fitted again to what rounding has left (EoRA)."""
 OUTSIDE = (
     "rtn8-row", "rtn8-g64", "rtn6-g64", "rtn5-g32", "rtn5-g64", "rtn4-g32-asym", "rtn4-g32", "rtn4-g64",
 )  # fmt: skip
@@ -36,7 +42,7 @@ GROUP = r"-(row|g\d+)"
 """The part of a name that says how many inputs share a scale."""
 _NAME = re.compile(
     r"(?:(?:sparse(?P<percent>[\d.]+)|nm(?P<n>\d+)of(?P<m>\d+))-)?(?P<method>int|rtn)(?P<bits>\d)"
-    r"-(?P<group>row|g\d+)(?P<asym>-asym)?"
+    r"-(?P<group>row|g\d+)(?P<asym>-asym)?(?:-rank(?P<share>\d+(?:\.\d+)?))?"
 )
 
 
@@ -50,9 +56,7 @@ class Level:
     @property
     def grid(self) -> Grid:
         """How it is quantized: every level is."""
-        grid = self.steps[-1].settings
-        assert isinstance(grid, Grid)
-        return grid
+        return next(step.settings for step in self.steps if isinstance(step.settings, Grid))
 
     @property
     def target(self) -> PruneTarget | None:
@@ -60,18 +64,28 @@ class Level:
         settings = self.steps[0].settings
         return settings if isinstance(settings, PruneTarget) else None
 
+    @property
+    def low_rank(self) -> LowRankTarget | None:
+        """The rank of its low-rank part, None if it has none."""
+        settings = self.steps[-1].settings
+        return settings if isinstance(settings, LowRankTarget) else None
+
 
 @cache
 def level(name: str) -> Level:
     """Return the level of this name; RecipeError if it is none."""
     found = _NAME.fullmatch(name)
     if found is None:
-        raise RecipeError(f"level {name!r:.60}: expected a name such as int4-g64 or sparse50-int4-g64.")
+        raise RecipeError(
+            f"level {name!r:.60}: expected a name such as int4-g64, sparse50-int4-g64 or int4-g64-rank3."
+        )
     steps = []
+    rank = {"rank_share": float(found["share"]) / 100} if found["share"] else {}
+    prune = "basil" if rank else "admm"
     if found["percent"]:
-        steps.append(_step("admm", sparsity=float(found["percent"]) / 100))
+        steps.append(_step(prune, sparsity=float(found["percent"]) / 100, **rank))
     if found["n"]:
-        steps.append(_step("admm", pattern=f"{found['n']}:{found['m']}"))
+        steps.append(_step(prune, pattern=f"{found['n']}:{found['m']}", **rank))
     grid: dict[str, Any] = {"bits": int(found["bits"]), "symmetric": not found["asym"]}
     grid["group_size"] = None if found["group"] == "row" else int(found["group"][1:])
     if found["method"] == "int":
@@ -79,6 +93,8 @@ def level(name: str) -> Level:
         steps.append(_step("gptq", **grid))
     else:
         steps.append(_step("rtn", **grid))
+    if rank:
+        steps.append(_step("eora", **rank))
     return Level(name, tuple(steps))
 
 
@@ -102,6 +118,16 @@ def options_for(names: Iterable[str], num_inputs: int) -> list[str]:
 def is_sparse(name: str) -> bool:
     """True if the level prunes."""
     return level(name).target is not None
+
+
+def is_low_rank(name: str) -> bool:
+    """True if the level has a low-rank part."""
+    return level(name).low_rank is not None
+
+
+def without_rank(name: str) -> str:
+    """Return the level without its low-rank part."""
+    return name.partition("-rank")[0]
 
 
 def recipe_of(

@@ -21,7 +21,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gossamer.calibration.statistics import Gram
-from gossamer.frontier.levels import ANCHORS, GROUP, OUTSIDE, Level, fitting, is_sparse, level, options_for
+from gossamer.frontier.levels import (
+    ANCHORS,
+    GROUP,
+    OUTSIDE,
+    Level,
+    fitting,
+    is_sparse,
+    level,
+    options_for,
+    without_rank,
+)
 from gossamer.frontier.standin import StandIn, cheap_weight, scaled
 from gossamer.frontier.state import State
 from gossamer.methods.error import relative_output_error
@@ -105,12 +115,10 @@ def _discount(standin: StandIn, name: str, chosen: Level, fitted: Gram | None, j
         layer = METHODS[step.method].apply(layer, statistic, step.settings, [])
     cheap_OI = cheap_weight(dense_OI, chosen, standin.norm_I.get(name))
     if judged is None:
-        real, cheap = (float((each - dense_OI).square().sum()) for each in (layer.weight_OI, cheap_OI))
+        real, cheap = (float((each - dense_OI).square().sum()) for each in (layer.whole_OI, cheap_OI))
     else:
         value_II = judged.value()
-        real, cheap = (
-            relative_output_error(dense_OI, each, value_II) for each in (layer.weight_OI, cheap_OI)
-        )
+        real, cheap = (relative_output_error(dense_OI, each, value_II) for each in (layer.whole_OI, cheap_OI))
     return min(1.0, max(real, SMALLEST_ERROR) / max(cheap, SMALLEST_ERROR))
 
 
@@ -202,12 +210,13 @@ class Losses:
         return nearest[0] * error / max(nearest[1], SMALLEST_ERROR)
 
     def _error(self, name: str, option: str) -> float:
-        errors = self.state.section("errors")
-        key = f"{name} {option}"
+        errors, plain = self.state.section("errors"), without_rank(option)
+        key = f"{name} {plain}"
         if key not in errors:
-            cheap = self.standin.error(name, self.standin.cheap(name, level(option)))
-            self.state.put("errors", key, cheap * discount_of(option, self.state))
-        return max(errors[key], SMALLEST_ERROR)
+            cheap = self.standin.error(name, self.standin.cheap(name, level(plain)))
+            self.state.put("errors", key, cheap * discount_of(plain, self.state))
+        given_back = discount_of(option, self.state) / discount_of(plain, self.state)
+        return max(errors[key] * given_back, SMALLEST_ERROR)
 
     def _neighbour(self, name: str) -> str:
         """The nearest measured linear of the same kind."""

@@ -6,6 +6,9 @@ error is scaled to that size:
 
     W + sqrt(discount) (cheap(W) - W)
 
+A low-rank part is in the discount alone: the share of the error that it gives back hardly differs between matrices,
+while what it would give back to the cheap form says little about that (docs/log.md).
+
 The measure is KL(dense || changed) in nats, mean over the tokens of a few windows.
 
 O output features, I input features, N windows, L tokens in a window, V entries of the vocabulary.
@@ -105,7 +108,7 @@ def put(module: Any, weight_OI: Tensor) -> None:
 
 
 def cheap_weight(weight_OI: Tensor, level: Level, norm_I: Tensor | None) -> Tensor:
-    """Return the weight pruned by Wanda's score and rounded to nearest."""
+    """Return the weight pruned by Wanda's score and rounded to nearest, without a low-rank part."""
     layer = LayerWeight(weight_OI)
     if level.target is not None:
         score_OI = weight_OI.abs() if norm_I is None else weight_OI.abs() * norm_I

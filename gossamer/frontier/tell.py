@@ -1,13 +1,13 @@
 """What a search tells: the chosen recipe, the front, a verdict in words; recipes, search.json and search.html."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gossamer.checkpoint.manifest import write_json
 from gossamer.frontier.hunt import KEPT, Hunt
-from gossamer.frontier.levels import Assignment, counts, is_sparse
+from gossamer.frontier.levels import Assignment, counts, is_low_rank, is_sparse
 from gossamer.frontier.page import write_page_of
 
 FRONT_POINTS = 12
@@ -95,7 +95,7 @@ def _verdict(hunt: Hunt, verified: Sequence[dict[str, Any]], chosen: dict[str, A
     figures = chosen["verified"]
     told = (
         f"{figures['size_bytes'] / 1e6:.1f} MB, perplexity {figures['perplexity']:.2f} "
-        f"({figures['perplexity_ratio'] - 1:+.1%})"
+        f"({figures['perplexity_ratio'] - 1:+.1%}){_low_rank_told(chosen['levels'])}"
     )
     if not chosen["within_budget"]:
         return f"{hunt.budget.text} was not reached. The nearest that was verified: {chosen['name']}, {told}."
@@ -114,6 +114,12 @@ def _verdict(hunt: Hunt, verified: Sequence[dict[str, Any]], chosen: dict[str, A
         f"{winner.capitalize()} wins with {told}; the best with {loser}: {beside['size_bytes'] / 1e6:.1f} MB, "
         f"perplexity {beside['perplexity']:.2f} ({beside['perplexity_ratio'] - 1:+.1%})."
     )
+
+
+def _low_rank_told(levels: Mapping[str, int]) -> str:
+    """How many matrices have a low-rank part, in words; nothing where none has."""
+    count = sum(number for name, number in levels.items() if is_low_rank(name))
+    return f", {count} of {sum(levels.values())} matrices with a low-rank part" if count else ""
 
 
 def pareto(points: Sequence[dict[str, Any]], axis: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from gossamer.frontier.levels import (
     options_for,
     recipe_of,
 )
+from gossamer.methods.low_rank import LowRankTarget
 from gossamer.recipe import Calibration, parse_recipe
 
 LINEARS = [f"blocks.{number}.{kind}" for number in range(3) for kind in ("attn.q", "attn.o", "mlp.up")]
@@ -32,7 +33,32 @@ def test_a_name_says_all_about_the_steps() -> None:
     assert [step.method for step in level("rtn8-row").steps] == ["rtn"]
 
 
-@pytest.mark.parametrize("name", ["int4", "sparse-int4-g64", "int4-g64-asymmetric", "", "q4_0"])
+def test_a_name_says_the_share_of_a_low_rank_part() -> None:
+    dense, sparse, nm = (
+        level(f"{base}-rank3") for base in ("int4-g64-asym", "sparse50-int4-g64", "nm4of16-int4-g64")
+    )
+    assert [step.method for step in dense.steps] == ["gptq", "eora"]
+    assert (
+        [step.method for step in sparse.steps]
+        == [step.method for step in nm.steps]
+        == ["basil", "gptq", "eora"]
+    )
+    for each in (dense, sparse, nm):
+        assert all(
+            step.settings.rank_share == 0.03
+            for step in each.steps
+            if isinstance(step.settings, LowRankTarget)
+        )
+        assert (each.grid.bits, each.grid.group_size) == (4, 64)
+    assert dense.target is None
+    assert sparse.target is not None
+    assert sparse.target.share == 0.5
+    assert level("int4-g64").low_rank is None
+
+
+@pytest.mark.parametrize(
+    "name", ["int4", "sparse-int4-g64", "int4-g64-asymmetric", "", "q4_0", "int4-g64-rank", "int4-rank3-g64"]
+)
 def test_other_words_are_no_levels(name: str) -> None:
     with pytest.raises(RecipeError, match="expected a name such as"):
         level(name)
@@ -42,6 +68,8 @@ def test_groups_are_fitted_to_the_inputs() -> None:
     assert fitting("int4-g64-asym", 128) == "int4-g64-asym"
     assert fitting("int4-g64-asym", 96) == "int4-g32-asym"
     assert fitting("sparse50-int4-g64", 40) == "sparse50-int4-row"
+    assert fitting("sparse50-int4-g64-rank3", 96) == "sparse50-int4-g32-rank3"
+    assert fitting("int4-g64-asym-rank0.5", 40) == "int4-row-asym-rank0.5"
     assert options_for(["int4-g64", "int4-g32"], 96) == ["int4-g32"]
 
 
@@ -51,8 +79,8 @@ def test_only_levels_that_prune_are_sparse() -> None:
 
 
 def test_a_recipe_gives_every_matrix_exactly_its_level_and_survives_yaml() -> None:
-    choices = ["int4-g64", "int8-row", "sparse50-int4-g64"]
-    assignment = {name: choices[number % 7 % 3] for number, name in enumerate(LINEARS)}
+    choices = ["int4-g64", "int8-row", "sparse50-int4-g64-rank3", "int4-g64-rank3"]
+    assignment = {name: choices[number % 7 % 4] for number, name in enumerate(LINEARS)}
     assignment |= {"embed": "rtn6-g64", "head": "rtn8-row"}
     recipe = recipe_of(assignment, "embed", "head", Calibration(samples=4), "why")
     again = parse_recipe(recipe.to_yaml())

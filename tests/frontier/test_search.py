@@ -13,7 +13,7 @@ import gossamer
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.data.sources import read_documents
 from gossamer.errors import CalibrationError, DataError, UsageError
-from gossamer.frontier import hunt
+from gossamer.frontier import costs, hunt, problem
 from gossamer.recipe import load_recipe
 
 QUICK: dict[str, Any] = {"samples": 4, "length": 32, "windows": 2, "minutes": 10}
@@ -130,6 +130,29 @@ def test_the_page_needs_no_network_and_draws_every_verified_point(found: tuple[P
     names = {name for series in figure["data"] for name in series["text"]}
     assert {point["name"] for point in result["points"]} <= names
     assert json.loads((out / "search.json").read_text()) == result
+
+
+@pytest.mark.parametrize("budget", [BUDGET, "latency=1s"])
+def test_low_rank_parts_are_searched_verified_and_told(
+    budget: str,
+    parent: Callable[[str], Path],
+    text: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (costs, problem):
+        monkeypatch.setattr(module, "DENSE", ("int4-g64-rank3", "int3-g64-rank6"))
+        monkeypatch.setattr(module, "SPARSE", ("nm4of16-int4-g64-rank3",))
+    out = tmp_path / "o"
+    result = gossamer.search(parent("llama"), budget=budget, text=text, out=out, keep=True, **QUICK)
+    assert result["reached"] is True
+    assert "14 of 16 matrices with a low-rank part" in result["verdict"]
+    assert all("-rank" in level for level in result["chosen"]["levels"] if level.startswith("int"))
+    assert result["chosen"]["verified"]["engine"] == "native"
+    tensors = read_manifest(out / "model")["tensors"].values()
+    assert sum(each["meta"]["format"] == "low_rank" for each in tensors) == 14
+    assert "eora" in {step.method for step in load_recipe(str(out / "chosen.yaml")).steps}
+    assert "-rank3" in (out / "search.html").read_text(encoding="utf-8")
 
 
 # ---- other budgets ----------------------------------------------------------------------------------------

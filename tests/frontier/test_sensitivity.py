@@ -8,7 +8,15 @@ import torch
 
 from gossamer.checkpoint.source import open_model
 from gossamer.frontier.levels import ANCHORS, fitting, level
-from gossamer.frontier.sensitivity import Losses, Sweep, discounts, plan_sweep, sweep_blocks, sweep_outside
+from gossamer.frontier.sensitivity import (
+    Losses,
+    Sweep,
+    discount_of,
+    discounts,
+    plan_sweep,
+    sweep_blocks,
+    sweep_outside,
+)
 from gossamer.frontier.standin import StandIn, scaled
 from gossamer.frontier.state import State
 
@@ -72,6 +80,18 @@ def test_methods_lose_less_than_their_cheap_forms(standin: StandIn, state: State
     assert all(seconds > 0 for seconds in state.section("solve_seconds").values())
 
 
+def test_a_low_rank_part_counts_in_the_discount_alone(standin: StandIn, state: State) -> None:
+    ids_NL = torch.randint(0, 256, (20, 32), generator=torch.Generator().manual_seed(1))
+    bases = ("int3-g64", "sparse50-int4-g64")
+    discounts(standin, (*bases, *(f"{base}-rank20" for base in bases)), ids_NL, state, silent)
+    name = standin.parts.all_linears[0]
+    for base in bases:
+        assert discount_of(f"{base}-rank20", state) < 0.95 * discount_of(base, state)
+        same = standin.cheap(name, level(base)), standin.cheap(name, level(f"{base}-rank20"))
+        assert torch.equal(*same)
+    assert discount_of("int3-g32-rank20", state) == discount_of("int3-g64-rank20", state)
+
+
 def test_each_part_is_measured_once_and_the_rest_follows_in_proportion(
     standin: StandIn, state: State, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +110,18 @@ def test_each_part_is_measured_once_and_the_rest_follows_in_proportion(
     monkeypatch.setattr(standin, "kl", lambda *_: pytest.fail("measured again"))
     sweep_outside(standin, ["model.embed_tokens", "lm_head"], state, silent)
     sweep_blocks(standin, Sweep(ANCHORS[:1], 1), state, silent, lambda: 1e9)
+
+
+def test_what_a_low_rank_part_gives_back_is_a_share_of_the_loss(standin: StandIn, state: State) -> None:
+    for option, discount in (("int3-g64", 0.5), ("int3-g64-rank6", 0.4)):
+        state.put("discounts", option, discount)
+    sweep_blocks(standin, Sweep(ANCHORS[:1], 1), state, silent, lambda: 1e9)
+    losses = Losses(standin, state)
+    for name in standin.parts.linears(standin.parts.blocks[0]):
+        plain, both = (
+            fitting(each, standin.weight(name).shape[1]) for each in ("int3-g64", "int3-g64-rank6")
+        )
+        assert losses.of(name, both) == pytest.approx(0.8 * losses.of(name, plain))
 
 
 def test_a_partial_pass_measures_what_a_whole_one_does(standin: StandIn, state: State) -> None:
