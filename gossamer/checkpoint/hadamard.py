@@ -3,7 +3,7 @@
 Entries of a Hadamard matrix are 1 or -1 and its rows are orthogonal, so that divided by sqrt(N) it is a rotation
 whose every entry has the same size. Orders: twice an order (Sylvester); q + 1 for a prime q = 3 mod 4 and
 2 (q + 1) for a prime q = 1 mod 4 (Paley 1933, *On orthogonal matrices*). Random signs in front make another one
-for each seed (QuaRot, arXiv 2404.00456, section 3.2: randomized Hadamard matrices).
+for each seed (QuaRot, arXiv 2404.00456: randomized Hadamard matrices).
 
 X any vectors, N order, A and B orders of its two factors, H heads, Q prime.
 """

@@ -57,7 +57,7 @@ def rotate(
         CheckpointError: `model` cannot be read, or holds numbers that are not finite in `dtype`.
         UnsupportedModelError: a family, or a compressed folder, whose weights cannot be rotated so.
 
-    Source: QuaRot, arXiv 2404.00456, sections 3.2 and 4; SpinQuant, arXiv 2405.16406, section 3.
+    Source: QuaRot, arXiv 2404.00456, stages 1a and 1c; SpinQuant, arXiv 2405.16406, R1 and R2.
     """
     if what not in WHAT:
         raise UsageError(f"what '{what}': expected one of {', '.join(WHAT)}.")

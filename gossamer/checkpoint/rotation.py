@@ -1,7 +1,7 @@
 """Which weights a rotation changes, and how, so that the model computes what it computed before.
 
     values    v' = Q v in every head, so W_v' = (I x Q) W_v and W_o' = W_o (I x Q)^T: attention only mixes tokens.
-              QuaRot, arXiv 2404.00456, section 4, stage 1c; SpinQuant, arXiv 2405.16406, R2.
+              QuaRot, arXiv 2404.00456, stage 1c; SpinQuant, arXiv 2405.16406, R2.
     residual  h' = R h. What reads the stream through an RMSNorm of scale g becomes W diag(g) R^T, and the norm 1,
               since |R h| = |h|; what adds to it becomes R W; the embeddings E R^T. QuaRot, stage 1a; SpinQuant, R1.
 
@@ -12,7 +12,6 @@ O output features, I input features.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -57,8 +56,8 @@ class Turn:
     """The norm whose scale is multiplied into the inputs."""
     inputs: Rotation | None = None
     outputs: Rotation | None = None
-    num_outputs: int | None = None
-    """How many outputs are turned, counted from the last; None: all of them."""
+    first_output: int = 0
+    """The outputs before it stay: GPT-2's queries and keys."""
 
     def apply(self, weight_OI: Tensor, scale_I: Tensor | None) -> None:
         """Change a weight in place; `scale_I` is the norm's."""
@@ -71,8 +70,7 @@ class Turn:
     def apply_to_outputs(self, values_XO: Tensor) -> None:
         """Change in place what has the outputs as its last axis: a bias, or a transposed weight."""
         if self.outputs is not None:
-            first = 0 if self.num_outputs is None else values_XO.shape[-1] - self.num_outputs
-            self.outputs.turn(values_XO[..., first:])
+            self.outputs.turn(values_XO[..., self.first_output :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +102,13 @@ def plan_rotation(source: Source, what: str, seed: int, untie: bool) -> Rotation
     for block in parts.blocks:
         for name in parts.linears(block):
             local = name.removeprefix(f"{block}.")
-            settings: dict[str, Any] = {}
-            if values is not None and local == value:
-                settings |= {"outputs": values, "num_outputs": _num_values(source, block)}
-            if values is not None and local == output:
-                settings |= {"inputs": values}
-            if residual is not None and local in _READERS:
-                settings |= {"inputs": residual, "norm": f"{block}.{_READERS[local]}"}
-            if residual is not None and local in _WRITERS:
-                settings |= {"outputs": residual}
-            if settings:
-                turns[name] = Turn(**settings)
+            reads, writes = residual is not None and local in _READERS, local in _WRITERS
+            turns[name] = Turn(
+                norm=f"{block}.{_READERS[local]}" if reads else None,
+                inputs=values if local == output else residual if reads else None,
+                outputs=values if local == value else residual if writes else None,
+                first_output=2 * source.config.hidden_size if local == "attn.c_attn" else 0,
+            )
     if residual is None:
         return RotationPlan(values, None, turns, (), ())
     inside = tuple(f"{block}." for block in parts.blocks)
@@ -138,15 +132,6 @@ def _value_rotation(source: Source, seed: int) -> Rotation:
         )
     inputs = linear_shape(source.reader.skeleton.get_submodule(f"{parts.blocks[0]}.{VALUES[family][1]}"))[1]
     return random_rotation(inputs // source.config.num_attention_heads, seed)
-
-
-def _num_values(source: Source, block: str) -> int:
-    """Outputs that are values: all of them, but the last third where query, key and value are one linear."""
-    family = source.config.model_type
-    value, output = (
-        linear_shape(source.reader.skeleton.get_submodule(f"{block}.{name}")) for name in VALUES[family]
-    )
-    return output[1] if family == "gpt2" else value[0]
 
 
 def _residual_rotation(source: Source, seed: int) -> Rotation:
