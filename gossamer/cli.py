@@ -332,7 +332,7 @@ def rotate(
     overwrite: Overwrite = False,
     json_: Json = False,
 ) -> None:
-    """Write a dense model that computes the same with rotated weights, which round better."""
+    """Write a dense model that computes the same with rotated weights, to quantize it."""
     from gossamer.checkpoint.rotate import rotate as run
     from gossamer.console import print_rotated, progress_bars
 
