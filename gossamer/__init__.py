@@ -12,6 +12,7 @@ from gossamer.checkpoint import autoload
 if TYPE_CHECKING:
     from gossamer.checkpoint.export import export
     from gossamer.checkpoint.loading import load
+    from gossamer.checkpoint.rotate import rotate
     from gossamer.checkpoint.summary import inspect
     from gossamer.evaluation.bench import benchmark
     from gossamer.evaluation.evaluate import evaluate
@@ -27,10 +28,11 @@ _HOMES = {
     "evaluate": "gossamer.evaluation.evaluate",
     "benchmark": "gossamer.evaluation.bench",
     "export": "gossamer.checkpoint.export",
+    "rotate": "gossamer.checkpoint.rotate",
     "search": "gossamer.frontier.search",
 }
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "search"]
+__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "rotate", "search"]
 
 autoload.install()
 

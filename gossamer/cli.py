@@ -311,6 +311,39 @@ def export(
 
 
 @app.command()
+def rotate(
+    model: Model,
+    out: Out,
+    what: Annotated[
+        str,
+        typer.Option(help="values: in each attention head. residual: between the blocks. all: both."),
+    ] = "values",
+    untie: Annotated[
+        bool,
+        typer.Option(
+            "--untie", help="Store a tied head apart, larger by that much; residual needs it there."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Which signs the Hadamard matrices get.")] = 0,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16. Default: the parent's; of a GGUF file float16."),
+    ] = None,
+    overwrite: Overwrite = False,
+    json_: Json = False,
+) -> None:
+    """Write a dense model that computes the same with rotated weights, to quantize it."""
+    from gossamer.checkpoint.rotate import rotate as run
+    from gossamer.console import print_rotated, progress_bars
+
+    with progress_bars() as progress:
+        result = run(
+            model, out, what=what, untie=untie, seed=seed, dtype=dtype, overwrite=overwrite, progress=progress
+        )
+    _print(result, json_, print_rotated)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = Path("demo"),
     json_: Json = False,

@@ -212,6 +212,16 @@ def print_recipes(recipes: dict[str, Any]) -> None:
     _out().print(table)
 
 
+def print_rotated(result: dict[str, Any]) -> None:
+    rows = [("size of the weights", f"{_mb(result['weights_bytes'])}, {result['dtype']}")]
+    if result["untied_bytes"]:
+        rows.append(("of which the head, untied", _mb(result["untied_bytes"])))
+    for part in ("values", "residual"):
+        if rotation := result[part]:
+            rows.append((f"{part} rotated by", f"{rotation['matrix']} matrix of order {rotation['size']}"))
+    _rows(f"wrote {result['folder']}", rows)
+
+
 def print_demo(result: dict[str, Any]) -> None:
     table = _table(
         result["title"], "model", "size", "perplexity", "KL", "decode tok/s", "x dense bf16", "peak memory"

@@ -29,6 +29,7 @@ COMMANDS = (
     "report",
     "recipes",
     "export",
+    "rotate",
     "demo",
 )
 HALF = "steps: [{layers: '*', method: magnitude, sparsity: 0.5}]"
@@ -386,16 +387,37 @@ def test_export_and_report_write_what_they_say(run: Callable[..., Run], compress
     refused(run("report", folder, "-o", tmp_path / "report.html"), "exists")
 
 
+def test_rotate_writes_a_parent_and_says_what_untying_costs(
+    run: Callable[..., Run], parent, tmp_path: Path
+) -> None:
+    to = ("rotate", parent("qwen2"), "-o", tmp_path / "rotated")
+    refused(run(*to, "--what", "all"), "--untie", "16,640 parameters", "--what values")
+    assert not (tmp_path / "rotated").exists()
+    table = run(*to, "--what", "all", "--untie").out
+    assert table.startswith(f"wrote {tmp_path / 'rotated'}")
+    assert "hadamard matrix of order 64" in table
+    told = run(*to, "--overwrite", "--seed", 3, "--json")
+    assert (told.json["what"], told.json["seed"], told.json["untied_bytes"]) == ("values", 3, 0)
+    assert "tensors: " in told.err
+    refused(run(*to), "exists already")
+    refused(
+        run("rotate", parent("gpt2"), "-o", tmp_path / "x", "--what", "residual"), "RMSNorm", "--what values"
+    )
+    refused(run("rotate", tmp_path / "rotated", "-o", tmp_path / "x", "--what", "keys"), "keys", "values")
+    refused(run("rotate", tmp_path / "none", "-o", tmp_path / "x"), "no such path")
+
+
 # ---- bad input --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["inspect", "bench", "generate", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["inspect", "bench", "generate", "evaluate", "export", "rotate"])
 def test_a_truncated_compressed_folder_is_refused_by_every_command(
     command: str, run: Callable[..., Run], folder: Path, text: Path, tmp_path: Path
 ) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
-    more = {"generate": ("x",), "evaluate": ("--text", text), "export": ("-o", tmp_path / "plain")}
+    to = ("-o", tmp_path / "plain")
+    more = {"generate": ("x",), "evaluate": ("--text", text), "export": to, "rotate": to}
     refused(run(command, folder, *more.get(command, ())), "model.safetensors")
     assert not (tmp_path / "plain").exists()
 

@@ -18,6 +18,7 @@ def test_the_public_verbs_are_these() -> None:
         "export",
         "inspect",
         "load",
+        "rotate",
         "search",
     ]
     assert set(gossamer.__all__) <= set(dir(gossamer))
@@ -44,6 +45,9 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
+    assert arguments["rotate"] == [
+        "model", "out", "what", "untie", "seed", "dtype", "overwrite", "progress",
+    ]  # fmt: skip
     assert arguments["evaluate"] == [
         "model", "text", "against", "length", "num_windows", "stride", "activations", "engine", "progress",
     ]  # fmt: skip

@@ -50,15 +50,12 @@ def export(
     check_target(out, overwrite)
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
-    config = source.config.to_dict()
-    declared = config.pop("quantization_config", None)
+    declared = source.config.to_dict().get("quantization_config")
     if format == "peft" and not _has_low_rank(declared):
         raise UsageError(
             f"{model}: expected a folder with low-rank parts, got one without. Use the format dense."
         )
-    config.pop("_name_or_path", None)
     loaded = source.model if source.kind == "gossamer" else source.load_dense(DTYPES[dtype])
-    config |= {"dtype": dtype, "architectures": [type(loaded).__name__]}
     tied = {copy for copy, _original in source.architecture.tied}
     with FolderWriter(out, overwrite) as writer:
         held: set[str] = set()
@@ -89,9 +86,18 @@ def export(
         if source.kind == "gossamer":
             record = {key: read_manifest(source.path).get(key) for key in ("parent", "recipe", "calibration")}
             writer.add_json("sparsity.json", {"written_from": MANIFEST_NAME, **record})
-        writer.add_json("config.json", json.loads(json.dumps(config, default=str)))
+        writer.add_json("config.json", dense_config(source, dtype))
         writer.finish()
         return writer.commit()
+
+
+def dense_config(source: Source, dtype: str) -> dict[str, Any]:
+    """Return the config.json of a dense model whose weights are stored in `dtype`."""
+    config = source.config.to_dict()
+    config.pop("quantization_config", None)
+    config.pop("_name_or_path", None)
+    config |= {"dtype": dtype, "architectures": [source.auto_class_name]}
+    return dict(json.loads(json.dumps(config, default=str)))
 
 
 def _has_low_rank(declared: Any) -> bool:
