@@ -276,8 +276,8 @@ def test_noise_is_time_that_others_took() -> None:
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell")
 def test_own_time_is_not_that_of_others() -> None:
     before = business()
-    end = time.monotonic() + 0.3
-    while time.monotonic() < end:
+    end = time.process_time() + 0.3
+    while time.process_time() < end:
         pass
     after = business()
     assert after.own_seconds - before.own_seconds > 0.1
