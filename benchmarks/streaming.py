@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ class Watched:
             self.runs = [*before, run]
             write_json(self.kept, self.runs)
 
-        with subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True) as process:
+        # To a file: what 32 layers have to tell does not fit in a pipe that nobody reads before the end.
+        with tempfile.TemporaryFile("w+") as told, subprocess.Popen(self.command, stdout=told) as process:
             while process.poll() is None:
                 now = usage(process.pid)
                 if now is not None:
@@ -161,8 +163,8 @@ class Watched:
                 if until is not None and done >= until:
                     process.send_signal(signal.SIGKILL)
                 time.sleep(0.05)
-            assert process.stdout is not None
-            printed = process.stdout.read()
+            told.seek(0)
+            printed = told.read()
         killed = process.returncode == -signal.SIGKILL
         if process.returncode and not killed:
             sys.exit(f"gossamer ended with {process.returncode}")
