@@ -133,6 +133,8 @@ def plain(value: float | None, digits: int = 3) -> str | None:
         return None
     if value == 0:
         return "0"
+    if not math.isfinite(value):
+        return str(value)
     magnitude = int(f"{value:.{digits - 1}e}".partition("e")[2])
     if not -5 < magnitude < 15:
         return f"{value:.{digits - 1}e}"
