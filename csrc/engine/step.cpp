@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <iterator>
 #include <numeric>
 
 namespace gossamer {
@@ -78,6 +79,7 @@ Step::Room Step::make_room(int64_t tokens) const {
 
 Step::Compiled Step::compile(const LinearsOp& op) const {
   Compiled compiled;
+  static_assert(std::size(kFormRows) == kForms);
   for (size_t form = 0; form < kForms; ++form)
     for (const Linear& linear : op.linears) {
       const ActivationLayout layout = layout_for(table_, linear.weight, kFormRows[form], int8_, kScaleColumns);

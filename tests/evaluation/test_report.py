@@ -11,7 +11,7 @@ from typing import Any
 
 import plotly.graph_objects
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import RunError, UsageError
@@ -355,6 +355,7 @@ PATHS = [
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(PATHS), ANYTHING)
+@example(("layers", 0, "sparsity"), 3.6e304)  # infinite in percent
 def test_any_wrong_value_still_gives_a_page(path: tuple[Any, ...], value: Any) -> None:
     manifest = deepcopy(MANIFEST)
     place: Any = manifest
