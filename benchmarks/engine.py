@@ -24,12 +24,12 @@ from plot import as_svg
 from torch import Tensor
 
 from gossamer.checkpoint.loading import load
+from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
-from gossamer.evaluation.bandwidth import read_bandwidth
-from gossamer.evaluation.llama_cpp import LlamaCppModel, llama_cpp, quantize
-from gossamer.evaluation.native import NativeModel
-from gossamer.evaluation.surroundings import business, cpu_model, noise, num_cores, versions
-from gossamer.pipeline import compress
+from gossamer.evaluation.speed.bandwidth import read_bandwidth
+from gossamer.evaluation.speed.llama_cpp import LlamaCppModel, llama_cpp, quantize
+from gossamer.evaluation.speed.native import NativeModel
+from gossamer.evaluation.speed.surroundings import business, cpu_model, noise, num_cores, versions
 
 RECIPES = ("int8", "int4", "sparse50-int4", "nm4of16-int4")
 PEERS = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}

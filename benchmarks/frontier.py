@@ -5,9 +5,9 @@
 Five files are quantized by llama.cpp from the demo's GGUF. Each has an answer: a Gossamer recipe (`ANSWERS`, a file in
 benchmarks/frontier/ or a shipped name) that has to have no larger perplexity, no larger size, and at least twice the
 decoding speed. Perplexity of both is measured on the same windows by the same code: llama.cpp gives logits, and
-`gossamer.evaluation.perplexity` makes the figure. All models are loaded at once for speed and run interleaved. What a
-folder was measured at is kept in WORK/quality.json until its recipe or the windows change. Writes frontier.json, .md
-and .html. Needs llama-cpp-python (`gossamer[bench]`). Progress on stderr.
+`gossamer.evaluation.quality.perplexity` makes the figure. All models are loaded at once for speed and run
+interleaved. What a folder was measured at is kept in WORK/quality.json until its recipe or the windows change. Writes
+frontier.json, .md and .html. Needs llama-cpp-python (`gossamer[bench]`). Progress on stderr.
 """
 
 import argparse
@@ -22,18 +22,18 @@ import torch
 
 from gossamer.checkpoint.manifest import write_json
 from gossamer.checkpoint.source import open_model
+from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
-from gossamer.evaluation.bandwidth import read_bandwidth
 from gossamer.evaluation.evaluate import DEFAULT_LENGTH
-from gossamer.evaluation.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp, quantize
-from gossamer.evaluation.native import NativeModel
-from gossamer.evaluation.perplexity import perplexity
-from gossamer.evaluation.surroundings import business, cpu_model, noise, num_cores, versions
-from gossamer.pipeline import compress
-from gossamer.recipe import load_recipe
+from gossamer.evaluation.quality.perplexity import perplexity
+from gossamer.evaluation.speed.bandwidth import read_bandwidth
+from gossamer.evaluation.speed.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp, quantize
+from gossamer.evaluation.speed.native import NativeModel
+from gossamer.evaluation.speed.surroundings import business, cpu_model, noise, num_cores, versions
+from gossamer.recipe.reader import load_recipe
 
 POINTS = {"Q8_0": 7, "Q4_K_M": 15, "Q3_K_M": 12, "Q4_0": 2, "Q2_K": 10}
 """llama.cpp's names and numbers of file types."""

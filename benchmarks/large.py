@@ -16,9 +16,9 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from gossamer.evaluation.bandwidth import read_bandwidth
-from gossamer.evaluation.llama_cpp import LlamaCppModel
-from gossamer.evaluation.native import NativeModel
+from gossamer.evaluation.speed.bandwidth import read_bandwidth
+from gossamer.evaluation.speed.llama_cpp import LlamaCppModel
+from gossamer.evaluation.speed.native import NativeModel
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.quantized import Quantized

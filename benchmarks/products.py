@@ -31,8 +31,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional
 
-from gossamer.evaluation.bandwidth import read_bandwidth
-from gossamer.evaluation.surroundings import business, cpu_model, is_noisy
+from gossamer.evaluation.speed.bandwidth import read_bandwidth
+from gossamer.evaluation.speed.surroundings import business, cpu_model, is_noisy
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.nm import NmWeight

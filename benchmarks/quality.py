@@ -15,11 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gossamer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
+
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest, write_json
 from gossamer.data.assets import fetch_demo_assets
-from gossamer.evaluation.surroundings import cpu_model, versions
-from gossamer.recipe import Recipe, load_recipe, parse_recipe, shipped_recipes
+from gossamer.evaluation.speed.surroundings import cpu_model, versions
+from gossamer.recipe.recipe import Recipe
 
 
 def published(step: str) -> str:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.checkpoint.manifest import write_json
+from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.evaluate import evaluate
-from gossamer.evaluation.surroundings import cpu_model, versions
+from gossamer.evaluation.speed.surroundings import cpu_model, versions
 from gossamer.frontier.levels import level
 from gossamer.frontier.search import search
-from gossamer.pipeline import compress
-from gossamer.recipe import Calibration, Recipe, Step
+from gossamer.recipe.recipe import Calibration, Recipe, Step
 
 MIDDLE = tuple(f"*.layers.{number}.*" for number in range(3, 28))
 ENDS = tuple(f"*.layers.{number}.*" for number in (0, 1, 2, 28, 29))

@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from gossamer.checkpoint.manifest import write_json
-from gossamer.evaluation.memory import usage
-from gossamer.evaluation.surroundings import cpu_model, versions
+from gossamer.evaluation.speed.memory import usage
+from gossamer.evaluation.speed.surroundings import cpu_model, versions
 
 RECIPE = """calibration: {{samples: {samples}, length: {length}, aim: {aim}}}
 steps:
@@ -121,7 +121,7 @@ class Watched:
         self.runs: list[dict[str, Any]] = json.loads(self.kept.read_text()) if self.kept.exists() else []
         self.progress = work / ".out.run" / "progress.json"
         self.command = [
-            sys.executable, "-m", "gossamer.cli", "compress", str(work / "parent"),
+            sys.executable, "-m", "gossamer.cli.app", "compress", str(work / "parent"),
             "--recipe", str(work / "recipe.yaml"), "--text", str(work / "text.txt"),
             "--out", str(work / "out"), "--resume", "--json",
         ]  # fmt: skip

@@ -8,7 +8,7 @@ import sys
 import gossamer
 from gossamer.data.sources import read_documents
 from gossamer.evaluation.evaluate import first_sentences
-from gossamer.evaluation.tasks import embedding_cosine, mean_pooled_embeddings
+from gossamer.evaluation.quality.embeddings import embedding_cosine, mean_pooled_embeddings
 
 
 def main(encoder: str, text: str, out: str, recipe: str = "sparse50-int4") -> None:

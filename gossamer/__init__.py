@@ -7,28 +7,28 @@ to let transformers' `from_pretrained` load compressed folders.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from gossamer.checkpoint import autoload
+from gossamer.checkpoint.plugin import autoload
 
 if TYPE_CHECKING:
-    from gossamer.checkpoint.export import export
     from gossamer.checkpoint.loading import load
-    from gossamer.checkpoint.rotate import rotate
     from gossamer.checkpoint.summary import inspect
-    from gossamer.evaluation.bench import benchmark
+    from gossamer.checkpoint.write.export import export
+    from gossamer.compression.compress import compress
     from gossamer.evaluation.evaluate import evaluate
+    from gossamer.evaluation.speed.bench import benchmark
     from gossamer.frontier.search import search
-    from gossamer.pipeline import compress
+    from gossamer.rotation.rotate import rotate
 
-__version__ = "0.1.0"
+from gossamer.version import __version__ as __version__
 
 _HOMES = {
     "inspect": "gossamer.checkpoint.summary",
-    "compress": "gossamer.pipeline",
+    "compress": "gossamer.compression.compress",
     "load": "gossamer.checkpoint.loading",
     "evaluate": "gossamer.evaluation.evaluate",
-    "benchmark": "gossamer.evaluation.bench",
-    "export": "gossamer.checkpoint.export",
-    "rotate": "gossamer.checkpoint.rotate",
+    "benchmark": "gossamer.evaluation.speed.bench",
+    "export": "gossamer.checkpoint.write.export",
+    "rotate": "gossamer.rotation.rotate",
     "search": "gossamer.frontier.search",
 }
 

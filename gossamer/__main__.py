@@ -1,5 +1,5 @@
 """`python -m gossamer`, and `torchrun -m gossamer` for several processes."""
 
-from gossamer.cli import main
+from gossamer.cli.app import main
 
 main()

@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 import typer
+from gossamer.recipe.reader import RECIPE_FOLDER, shipped_recipes
+from gossamer.recipe.table import METHODS
 from pydantic import BaseModel
 
-from gossamer.cli import app
-from gossamer.recipe import METHODS, RECIPE_FOLDER, Calibration, shipped_recipes
+from gossamer.cli.app import app
+from gossamer.recipe.recipe import Calibration
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100

@@ -16,16 +16,17 @@ import torch
 import transformers
 import typer
 import yaml
+from gossamer.recipe.reader import parse_recipe
+from gossamer.recipe.table import METHODS
 
 import gossamer
 from gossamer.checkpoint.summary import describe_format
-from gossamer.cli import app
-from gossamer.cli import main as run_cli
-from gossamer.evaluation import speed
-from gossamer.evaluation.bandwidth import Bandwidth
+from gossamer.cli.app import app
+from gossamer.cli.app import main as run_cli
+from gossamer.evaluation.speed import compare as speed
+from gossamer.evaluation.speed.bandwidth import Bandwidth
 from gossamer.formats.choose import pack
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.recipe import METHODS, parse_recipe
+from gossamer.methods.solve.layer_weight import LayerWeight
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models import save_tiny, tiny_config, tiny_tokenizer
 

@@ -2,7 +2,7 @@
 
 What the blocks before have lost shows in the inputs of this one. With both models' inputs of a linear, and the
 residual stream that its output is added to, the linear can be fitted to give back what is missing
-(methods/aim.py) instead of only to repeat itself.
+(methods/solve/align.py) instead of only to repeat itself.
 
 T tokens, I input features, O output features.
 """

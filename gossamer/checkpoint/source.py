@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from gossamer.checkpoint import hub
 from gossamer.checkpoint.architecture import Architecture, describe
-from gossamer.checkpoint.folder import CONVERT, PICKLED
-from gossamer.checkpoint.gguf import GGUFModelReader
-from gossamer.checkpoint.huggingface import FolderReader
 from gossamer.checkpoint.manifest import MANIFEST_NAME
-from gossamer.checkpoint.mapped import give_back_pages
+from gossamer.checkpoint.read import hub
+from gossamer.checkpoint.read.folder import CONVERT, PICKLED
+from gossamer.checkpoint.read.gguf import GGUFModelReader
+from gossamer.checkpoint.read.huggingface import FolderReader
+from gossamer.checkpoint.read.mapped import give_back_pages
 from gossamer.errors import CheckpointError
 
 

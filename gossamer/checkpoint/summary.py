@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.checkpoint.architecture import LINEAR_TYPES, linear_shape
-from gossamer.checkpoint.gguf import GGUFModelReader
-from gossamer.checkpoint.huggingface import FolderReader
+from gossamer.checkpoint.read.gguf import GGUFModelReader
+from gossamer.checkpoint.read.huggingface import FolderReader
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.packed import PackedWeight

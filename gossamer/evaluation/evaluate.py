@@ -20,11 +20,11 @@ from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import Document, read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
 from gossamer.errors import CheckpointError, DataError, UsageError
-from gossamer.evaluation.divergence import compare
-from gossamer.evaluation.native import NativeModel
-from gossamer.evaluation.perplexity import perplexity
-from gossamer.evaluation.pseudo_perplexity import pseudo_perplexity
-from gossamer.evaluation.tasks import embedding_cosine, mean_pooled_embeddings
+from gossamer.evaluation.quality.divergence import compare
+from gossamer.evaluation.quality.embeddings import embedding_cosine, mean_pooled_embeddings
+from gossamer.evaluation.quality.perplexity import perplexity
+from gossamer.evaluation.quality.pseudo_perplexity import pseudo_perplexity
+from gossamer.evaluation.speed.native import NativeModel
 from gossamer.progress import Progress, silent
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 

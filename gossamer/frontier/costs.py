@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 
 from gossamer.checkpoint.architecture import linear_shape
-from gossamer.checkpoint.side_files import copy_side_files
 from gossamer.checkpoint.source import Source
+from gossamer.checkpoint.write.side_files import copy_side_files
+from gossamer.compression.preview import head_is_tied, predicted_bytes, stored_dtypes
 from gossamer.formats.choose import pack
 from gossamer.formats.factors import Factors
 from gossamer.formats.stored import NATIVE, StoredWeight
 from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, is_low_rank, level, options_for
 from gossamer.frontier.state import State
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
 from gossamer.methods.rtn import apply as rtn
-from gossamer.plan import head_is_tied, predicted_bytes, stored_dtypes
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.progress import Progress
 
 COLD_BYTES, MOST_COPIES, PASSES = 96 << 20, 2048, 5

@@ -12,10 +12,11 @@ from functools import cache
 from typing import Any
 
 from gossamer.errors import RecipeError
-from gossamer.methods.grid import Grid
-from gossamer.methods.low_rank import LowRankTarget
-from gossamer.methods.target import PruneTarget
-from gossamer.recipe import EMBEDDINGS, HEAD, METHODS, Calibration, Recipe, Step
+from gossamer.methods.solve.grid import Grid
+from gossamer.methods.solve.low_rank import LowRankTarget
+from gossamer.methods.solve.target import PruneTarget
+from gossamer.recipe.recipe import EMBEDDINGS, HEAD, Calibration, Recipe, Step
+from gossamer.recipe.table import METHODS
 
 Assignment = dict[str, str]
 """Matrix -> name of its level."""

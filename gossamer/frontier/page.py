@@ -4,17 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from plotly.offline import get_plotlyjs
-
-from gossamer import __version__
-from gossamer.evaluation import report
-from gossamer.evaluation.figures import Figure, label
-from gossamer.evaluation.report import script, script_hash, write_page
 from gossamer.frontier.budget import Budget
+from gossamer.report import html
+from gossamer.report.figures import Figure, label
+from gossamer.version import __version__
 
-_HERE = Path(__file__).parent
-DRAWING = Path(report.__file__).parent / "report.js"
 AXES = {
     "size_bytes": ("size of the folder, MB", 1e6),
     "latency_ms": ("milliseconds for a decoded token", 1.0),
@@ -23,19 +17,15 @@ AXES = {
 
 def write_page_of(result: dict[str, Any], axis: str, budget: Budget, out: Path) -> None:
     """Write the page of a search to `out`, complete or not at all."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    plotly, drawing = script(get_plotlyjs()), script(DRAWING.read_text(encoding="utf-8"))
-    page = environment.get_template("search.html.j2").render(
-        result=result, version=__version__, figure=figure(result, axis, budget), plotly=plotly, drawing=drawing,
+    page = html.render(
+        "search.html.j2",
+        result=result,
+        version=__version__,
+        figure=figure(result, axis, budget),
         rows=[_row(point) for point in result["points"] if point["verified"]],
         predictions=[_row(point) for point in result["points"] if not point["verified"]],
-        policy=f"default-src 'none'; script-src {script_hash(plotly)} {script_hash(drawing)}; "
-        "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'",
-    )  # fmt: skip
-    write_page(out, page)
+    )
+    html.write_page(out, page)
 
 
 def figure(result: dict[str, Any], axis: str, budget: Budget) -> Figure:

@@ -18,7 +18,16 @@ from scipy.optimize import nnls
 from gossamer.frontier.budget import Budget
 from gossamer.frontier.costs import Costs
 from gossamer.frontier.levels import DENSE, SPARSE, Assignment, fitting, is_sparse
-from gossamer.methods.allocation import Choice, Option, cheapest, climbs, owl, total, within_cost, within_loss
+from gossamer.methods.allocate.allocation import (
+    Choice,
+    Option,
+    cheapest,
+    climbs,
+    owl,
+    total,
+    within_cost,
+    within_loss,
+)
 
 FAMILIES = ("mixed", "dense", "sparse")
 PRIOR = 0.1

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from gossamer.frontier.levels import Assignment, level
 from gossamer.frontier.problem import Problem
+from gossamer.frontier.proxy import StandIn, scaled
 from gossamer.frontier.sensitivity import discount_of
-from gossamer.frontier.standin import StandIn, scaled
 from gossamer.frontier.state import State
-from gossamer.methods.allocation import Choice
-from gossamer.methods.evolution import Evolved, evolve
+from gossamer.methods.allocate.allocation import Choice
+from gossamer.methods.allocate.evolution import Evolved, evolve
 from gossamer.progress import Progress
 
 GENERATIONS = 30

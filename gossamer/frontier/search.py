@@ -15,10 +15,10 @@ from typing import Any
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.errors import UsageError
 from gossamer.frontier.budget import Budget, parse_budget
-from gossamer.frontier.hunt import Hunt
-from gossamer.frontier.tell import tell
+from gossamer.frontier.candidates import Hunt
+from gossamer.frontier.results import tell
 from gossamer.progress import Progress, silent
-from gossamer.recipe import Calibration
+from gossamer.recipe.recipe import Calibration
 from gossamer.runtime.choose import choose_engine
 
 DEFAULT_WINDOWS = 8

@@ -32,12 +32,12 @@ from gossamer.frontier.levels import (
     options_for,
     without_rank,
 )
-from gossamer.frontier.standin import StandIn, cheap_weight, scaled
+from gossamer.frontier.proxy import StandIn, cheap_weight, scaled
 from gossamer.frontier.state import State
-from gossamer.methods.error import relative_output_error
-from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.progress import Progress
-from gossamer.recipe import METHODS
+from gossamer.recipe.table import METHODS
 
 SMALLEST_ERROR = 1e-9
 SAMPLE_ROWS = 4096

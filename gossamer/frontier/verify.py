@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.checkpoint.manifest import remember
+from gossamer.compression.compress import compress
 from gossamer.evaluation.evaluate import evaluate
-from gossamer.evaluation.native import NativeModel
-from gossamer.evaluation.prompt import random_prompt
+from gossamer.evaluation.speed.native import NativeModel
+from gossamer.evaluation.speed.prompt import random_prompt
 from gossamer.frontier.state import State
-from gossamer.pipeline import compress
 from gossamer.progress import Progress
-from gossamer.recipe import Recipe
+from gossamer.recipe.recipe import Recipe
 
 PROMPT, TOKENS, ROUNDS = 32, 32, 5
 PASSES = 8

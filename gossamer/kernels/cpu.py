@@ -1,4 +1,4 @@
-"""Packed matrices on the CPU, run by `gossamer._native` (csrc/README.md states layouts and promises).
+"""Packed matrices on the CPU, run by `gossamer.kernels._native` (csrc/README.md states layouts and promises).
 
 Arrays are checked when a matrix is built and kept without a copy; they must not be changed afterwards. A call
 passes bare addresses, which keeps its overhead near a microsecond.
@@ -32,7 +32,7 @@ class CpuMatrix:
 
     @property
     def native(self) -> Any:
-        """The matrix as `gossamer._native` has it, for the engine."""
+        """The matrix as `gossamer.kernels._native` has it, for the engine."""
         return self._matrix
 
     def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:

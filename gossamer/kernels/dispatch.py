@@ -16,9 +16,9 @@ logger = logging.getLogger("gossamer")
 
 @functools.cache
 def native_module() -> ModuleType | None:
-    """Return `gossamer._native`, or None where it was not built; the log says so once."""
+    """Return `gossamer.kernels._native`, or None where it was not built; the log says so once."""
     try:
-        return importlib.import_module("gossamer._native")
+        return importlib.import_module("gossamer.kernels._native")
     except ImportError as error:
         logger.warning(
             "native kernels are not available (%s); plain torch takes over, which is slow. "

@@ -8,8 +8,8 @@ inputs scaled to unit norm. Two copies of the weight are drawn together by the p
     U = U + W - Z
     W = (W0 H + rho (Z - U)) (H + rho I)^-1                (ALPS, eq. 6)
 
-While rho grows (methods/alternate.py) the support settles; the weights are then refitted on it
-by conjugate gradients (methods/conjugate.py). Unlike SparseGPT, no input is decided before the others are seen.
+While rho grows (methods/solve/alternate.py) the support settles; the weights are then refitted on it
+by conjugate gradients (methods/solve/conjugate.py). Unlike SparseGPT, no input is decided before the others are seen.
 
 Shapes: O output features, I input features.
 Cost:   O * I^2 multiply-adds an iteration, an inverse of I x I for each value of rho.
@@ -20,10 +20,10 @@ from typing import ClassVar
 from pydantic import Field
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.alternate import alternate, unit_norm
-from gossamer.methods.conjugate import fit_kept
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.alternate import alternate, unit_norm
+from gossamer.methods.solve.conjugate import fit_kept
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.target import PruneTarget
 
 
 class ADMM(PruneTarget):

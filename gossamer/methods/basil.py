@@ -1,17 +1,17 @@
 """3BASiL: a sparse and a low-rank part found together on the whole Gram matrix (Makni et al. 2026, arXiv 2603.01376).
 
 Minimises tr((W - S - L) H (W - S - L)^T) over S with a given number of weights kept and L = A B of rank R, H the damped
-Gram matrix, with inputs scaled to unit norm. ADMM as in methods/alternate.py, with a third block:
+Gram matrix, with inputs scaled to unit norm. ADMM as in methods/solve/alternate.py, with a third block:
 
     Z = the largest entries of S + U, the others zero
     U = U + S - Z
-    L = the best product of rank R for W - Z              (methods/low_rank.py, from where the last one ended)
+    L = the best product of rank R for W - Z              (methods/solve/low_rank.py, from where the last one ended)
     S = ((W - L) H + rho (Z - U)) (H + rho I)^-1
 
-When the mask has settled, S by conjugate gradients on it (methods/conjugate.py) and L in closed form take turns. The
-published code lets rho grow more slowly and trains both parts block by block afterwards.
+When the mask has settled, S by conjugate gradients on it (methods/solve/conjugate.py) and L in closed form take
+turns. The published code lets rho grow more slowly and trains both parts block by block afterwards.
 
-Shapes: O output features, I input features, R the rank; K columns as methods/low_rank.py says.
+Shapes: O output features, I input features, R the rank; K columns as methods/solve/low_rank.py says.
 Cost:   O * I^2 + K (2 O I + I^2) multiply-adds an iteration, an inverse of I x I for each value of rho.
 """
 
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.formats.factors import Factors
-from gossamer.methods.alternate import alternate, unit_norm
-from gossamer.methods.conjugate import fit_kept
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.low_rank import LowRankTarget, start, turn, within
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.alternate import alternate, unit_norm
+from gossamer.methods.solve.conjugate import fit_kept
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.low_rank import LowRankTarget, start, turn, within
+from gossamer.methods.solve.target import PruneTarget
 
 CONJUGATE_STEPS = 4
 """Of each turn of the refit."""

@@ -2,10 +2,10 @@
 
 Minimises tr((E - A B) H (E - A B)^T), E the target minus the compressed weight, in closed form: the paper projects E
 on the eigenvectors of the Gram matrix, scaled by the roots of its eigenvalues, and truncates (section 3, eq. 4 to 6);
-methods/low_rank.py finds the same product. The compressed weight, its mask and its codes stay as they are, so this
-is the last step. A low-rank part that is there already is replaced by the best one for what the weight has become.
+methods/solve/low_rank.py finds the same product. The compressed weight, its mask and its codes stay as they are, so
+this is the last step. A low-rank part that is there already is replaced by the best one for what the weight has become.
 
-Shapes: O output features, I input features, R the rank; K columns as methods/low_rank.py says.
+Shapes: O output features, I input features, R the rank; K columns as methods/solve/low_rank.py says.
 Cost:   8 K (2 O I + I^2) multiply-adds.
 """
 
@@ -14,9 +14,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor
-from gossamer.methods.low_rank import LowRankTarget, best_factors
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import damped_factor
+from gossamer.methods.solve.low_rank import LowRankTarget, best_factors
 
 
 class EoRA(LowRankTarget):

@@ -9,10 +9,10 @@ arXiv 2301.00774, section 3.5, on a mask given before); scales see kept weights 
 
 `act_order` fixes the inputs of largest norm first. Groups remain runs of consecutive inputs, so all scales
 are then fitted at the start ("static groups" of the published code), and no order needs to be stored.
-Afterwards scales and codes are improved in `rounds` (methods/descend.py).
+Afterwards scales and codes are improved in `rounds` (methods/solve/descend.py).
 
 Shapes: O output features, I input features, G groups, W inputs of a window (a group, or all).
-Cost:   O * I^2 multiply-adds, a Cholesky factor of I x I, and the fitting of methods/grid.py.
+Cost:   O * I^2 multiply-adds, a Cholesky factor of I x I, and the fitting of methods/solve/grid.py.
 """
 
 from typing import ClassVar, Self
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.formats.quantized import Quantized
-from gossamer.methods.descend import improve
-from gossamer.methods.feedback import Decide, fix_inputs
-from gossamer.methods.grid import Grid, fit, fit_groups, nonzero
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor, inverse_factor
+from gossamer.methods.solve.descend import improve
+from gossamer.methods.solve.feedback import Decide, fix_inputs
+from gossamer.methods.solve.grid import Grid, fit, fit_groups, nonzero
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import damped_factor, inverse_factor
 
 
 class GPTQ(Grid):

@@ -14,9 +14,9 @@ from pydantic import model_validator
 from torch import Tensor
 
 from gossamer.calibration.statistics import Statistic
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.pattern import Unstructured
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.pattern import Unstructured
+from gossamer.methods.solve.target import PruneTarget
 
 
 class Magnitude(PruneTarget):

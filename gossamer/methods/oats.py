@@ -8,7 +8,7 @@ The weight is scaled by the norm of its inputs, W D with D = diag(sqrt(mean x_j^
 from S = 0; in the end both are divided by D. The paper's compression rate p and rank ratio k say the same as
 sparsity = 1 - (1 - k) (1 - p) and rank_share = k (1 - p) here.
 
-Shapes: O output features, I input features, R the rank; K columns as methods/low_rank.py says.
+Shapes: O output features, I input features, R the rank; K columns as methods/solve/low_rank.py says.
 Cost:   3 K O I multiply-adds and a partial sort for each of the iterations; no Gram matrix.
 """
 
@@ -19,10 +19,10 @@ from pydantic import Field
 
 from gossamer.calibration.statistics import Gram, InputNorm, Statistic
 from gossamer.formats.factors import Factors
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.low_rank import LowRankTarget, start, turn, within
-from gossamer.methods.pattern import RowBalanced, Unstructured
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.low_rank import LowRankTarget, start, turn, within
+from gossamer.methods.solve.pattern import RowBalanced, Unstructured
+from gossamer.methods.solve.target import PruneTarget
 
 
 class OATS(PruneTarget, LowRankTarget):

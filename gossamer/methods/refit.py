@@ -1,7 +1,7 @@
 """Refit: the best weights on a fixed mask (the post-processing of ALPS, Meng et al. 2024, arXiv 2406.07831).
 
 The weights that stay are fitted to the outputs that the layer had at first, by the conjugate gradients of
-methods/conjugate.py, with inputs scaled to unit norm.
+methods/solve/conjugate.py, with inputs scaled to unit norm.
 
 Shapes: O output features, I input features.
 Cost:   O * I^2 multiply-adds an iteration.
@@ -12,9 +12,9 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.conjugate import fit_kept_scaled
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor
+from gossamer.methods.solve.conjugate import fit_kept_scaled
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import damped_factor
 
 
 class Refit(BaseModel):

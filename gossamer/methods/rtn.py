@@ -2,14 +2,14 @@
 section 5).
 
 Shapes: O output features, I input features.
-Cost:   one rounding, 13 with the search for the range (methods/grid.py).
+Cost:   one rounding, 13 with the search for the range (methods/solve/grid.py).
 """
 
 from typing import ClassVar
 
 from gossamer.calibration.statistics import Statistic
-from gossamer.methods.grid import Grid, quantize
-from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.solve.grid import Grid, quantize
+from gossamer.methods.solve.layer_weight import LayerWeight
 
 
 class RTN(Grid):

@@ -18,11 +18,11 @@ from pydantic import Field
 from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.feedback import Decide, fix_inputs
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import inverse_factor
-from gossamer.methods.pattern import NM, Block, RowWindows
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.feedback import Decide, fix_inputs
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import inverse_factor
+from gossamer.methods.solve.pattern import NM, Block, RowWindows
+from gossamer.methods.solve.target import PruneTarget
 
 
 class SparseGPT(PruneTarget):

@@ -1,11 +1,11 @@
 """SVD: a weight replaced by two factors, truncated where the outputs lose least (SVD-LLM, Wang et al. 2024, arXiv
 2403.07378, section 3.2, "truncation-aware data whitening").
 
-Minimises tr((W - A B) H (W - A B)^T) over A and B of the given rank, H the damped Gram matrix; with methods/aim.py W
-is what gives the dense model's outputs. Scaling W by a diagonal of input magnitudes instead (ASVD, Yuan et al. 2023,
-arXiv 2312.05821) is the same with the diagonal of H alone, and loses more.
+Minimises tr((W - A B) H (W - A B)^T) over A and B of the given rank, H the damped Gram matrix; with
+methods/solve/align.py W is what gives the dense model's outputs. Scaling W by a diagonal of input magnitudes instead
+(ASVD, Yuan et al. 2023, arXiv 2312.05821) is the same with the diagonal of H alone, and loses more.
 
-Shapes: O output features, I input features, R the rank; K columns as methods/low_rank.py says.
+Shapes: O output features, I input features, R the rank; K columns as methods/solve/low_rank.py says.
 Cost:   8 K (2 O I + I^2) multiply-adds.
 """
 
@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor
-from gossamer.methods.low_rank import LowRankTarget, best_factors
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import damped_factor
+from gossamer.methods.solve.low_rank import LowRankTarget, best_factors
 
 
 class SVD(LowRankTarget):

@@ -7,7 +7,7 @@ c = H e, pruning p instead of u changes it by exactly
 
 The best pair of each row is exchanged as long as dL < 0, from Wanda's mask on; both brackets are cut to their
 `CANDIDATES` best weights before the last term is added. N:M exchanges inside its windows, one window after the other.
-The kept weights are then refitted by conjugate gradients (methods/conjugate.py).
+The kept weights are then refitted by conjugate gradients (methods/solve/conjugate.py).
 
 Shapes: O output features, I input features, N inputs of a window (m, or all), K candidates.
 Cost:   O * (I + K^2) for each exchange of a row, and O * I^2 multiply-adds a step of the refit.
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.errors import RecipeError
-from gossamer.methods.conjugate import fit_kept_scaled
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor
-from gossamer.methods.pattern import NM, Block, RowBalanced, RowWindows, Unstructured
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.conjugate import fit_kept_scaled
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import damped_factor
+from gossamer.methods.solve.pattern import NM, Block, RowBalanced, RowWindows, Unstructured
+from gossamer.methods.solve.target import PruneTarget
 
 CANDIDATES = 16
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from gossamer.calibration.statistics import Statistic
-from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.solve.layer_weight import LayerWeight
 
 
 class Threshold(BaseModel):

@@ -11,9 +11,9 @@ Cost:   one norm for each input and one partial sort; no inverse, no update of t
 from typing import ClassVar
 
 from gossamer.calibration.statistics import Gram, InputNorm, Statistic
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.pattern import RowBalanced, Unstructured
-from gossamer.methods.target import PruneTarget
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.pattern import RowBalanced, Unstructured
+from gossamer.methods.solve.target import PruneTarget
 
 
 class Wanda(PruneTarget):

@@ -16,7 +16,7 @@ Product = tuple[Any, Tensor | None, int]
 
 
 def bind(plan: Plan, weights: Weights) -> Any:
-    """Return a `gossamer._native.Plan` over the weights.
+    """Return a `gossamer.kernels._native.Plan` over the weights.
 
     Raises CheckpointError when a weight is missing or does not fit, RunError without native kernels.
     """

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from gossamer.checkpoint.folder import read_config
-from gossamer.checkpoint.skeleton import config_from_dict
+from gossamer.checkpoint.read.folder import read_config
+from gossamer.checkpoint.read.skeleton import config_from_dict
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import UnsupportedModelError, UsageError
 from gossamer.kernels.dispatch import native_available

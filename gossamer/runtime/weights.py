@@ -11,9 +11,9 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from gossamer.checkpoint.folder import ModelFolder, read_folder, read_json
 from gossamer.checkpoint.manifest import FORMAT_VERSION, MANIFEST_NAME, read_manifest
-from gossamer.checkpoint.skeleton import config_from_dict
+from gossamer.checkpoint.read.folder import ModelFolder, read_folder, read_json
+from gossamer.checkpoint.read.skeleton import config_from_dict
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import CheckpointError, FormatError, UnsupportedModelError
 from gossamer.formats.checks import check_tensors

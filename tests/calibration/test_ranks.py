@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from gossamer.recipe.reader import parse_recipe
 
 import gossamer
 from gossamer.calibration.ranks import Ranks
+from gossamer.compression.compress import check_together
 from gossamer.errors import UsageError
-from gossamer.pipeline import check_together
-from gossamer.recipe import parse_recipe
 from tests.conftest import read_packed
 from tests.models import save_tiny
 

@@ -12,8 +12,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from gossamer.checkpoint import hub
-from gossamer.checkpoint.quantizer import quantization_config
+from gossamer.checkpoint.plugin.quantizer import quantization_config
+from gossamer.checkpoint.read import hub
 from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.summary import summarise
 from gossamer.errors import CheckpointError, UnsupportedModelError

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.checkpoint.source import open_model
+from gossamer.compression.preview import predicted_bytes
 from gossamer.frontier.costs import LOW_RANK_CONFIG_BYTES, Costs, kernel_ms, packed_random
 from gossamer.frontier.levels import DENSE, SPARSE, fitting, is_low_rank, level, recipe_of
-from gossamer.plan import predicted_bytes
-from gossamer.recipe import Calibration
+from gossamer.recipe.recipe import Calibration
 from gossamer.runtime.choose import choose_engine
 
 LOW_RANK = [name for name in (*DENSE, *SPARSE) if is_low_rank(name)]

@@ -1,6 +1,7 @@
 """Levels are words for steps, and an assignment of them is a plain recipe."""
 
 import pytest
+from gossamer.recipe.reader import parse_recipe
 
 from gossamer.errors import RecipeError
 from gossamer.frontier.levels import (
@@ -14,8 +15,8 @@ from gossamer.frontier.levels import (
     options_for,
     recipe_of,
 )
-from gossamer.methods.low_rank import LowRankTarget
-from gossamer.recipe import Calibration, parse_recipe
+from gossamer.methods.solve.low_rank import LowRankTarget
+from gossamer.recipe.recipe import Calibration
 
 LINEARS = [f"blocks.{number}.{kind}" for number in range(3) for kind in ("attn.q", "attn.o", "mlp.up")]
 

@@ -8,6 +8,7 @@ import torch
 
 from gossamer.checkpoint.source import open_model
 from gossamer.frontier.levels import ANCHORS, fitting, level
+from gossamer.frontier.proxy import StandIn, scaled
 from gossamer.frontier.sensitivity import (
     Losses,
     Sweep,
@@ -17,7 +18,6 @@ from gossamer.frontier.sensitivity import (
     sweep_blocks,
     sweep_outside,
 )
-from gossamer.frontier.standin import StandIn, scaled
 from gossamer.frontier.state import State
 
 

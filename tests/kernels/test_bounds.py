@@ -12,7 +12,9 @@ from torch import Tensor
 
 from gossamer.kernels import dispatch
 
-needs_native = pytest.mark.skipif(not dispatch.native_available(), reason="gossamer._native is not built")
+needs_native = pytest.mark.skipif(
+    not dispatch.native_available(), reason="gossamer.kernels._native is not built"
+)
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs mprotect")
 
 PAGE = mmap.PAGESIZE

@@ -16,7 +16,7 @@ from tests.kernels import packer
 from tests.kernels.packer import Packed
 
 native = dispatch.native_module()
-pytestmark = pytest.mark.skipif(native is None, reason="gossamer._native is not built")
+pytestmark = pytest.mark.skipif(native is None, reason="gossamer.kernels._native is not built")
 
 ISAS = dispatch.available_isas()
 TOKENS = (1, 2, 3, 5, 16, 17, 40)

@@ -15,7 +15,9 @@ from gossamer.errors import UsageError
 from gossamer.kernels import cpu, dispatch
 from tests.kernels import packer
 
-needs_native = pytest.mark.skipif(not dispatch.native_available(), reason="gossamer._native is not built")
+needs_native = pytest.mark.skipif(
+    not dispatch.native_available(), reason="gossamer.kernels._native is not built"
+)
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -30,7 +32,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 @pytest.fixture
 def without_native(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(sys.modules, "gossamer._native", None)
+    monkeypatch.setitem(sys.modules, "gossamer.kernels._native", None)
     dispatch.native_module.cache_clear()
     yield
     monkeypatch.undo()
@@ -49,7 +51,7 @@ def large_matrix() -> tuple[cpu.CpuMatrix, torch.Tensor, torch.Tensor]:
 
 @needs_native
 def test_the_instruction_set_comes_from_the_environment() -> None:
-    code = "import importlib; print(importlib.import_module('gossamer._native').isa())"
+    code = "import importlib; print(importlib.import_module('gossamer.kernels._native').isa())"
     for isa in dispatch.available_isas():
         assert run_python(code, GOSSAMER_ISA=isa).stdout.strip() == isa
 

@@ -12,7 +12,7 @@ from tests.kernels import packer
 from tests.kernels.packer import Packed
 
 native: Any = dispatch.native_module()
-pytestmark = pytest.mark.skipif(native is None, reason="gossamer._native is not built")
+pytestmark = pytest.mark.skipif(native is None, reason="gossamer.kernels._native is not built")
 
 
 def integer() -> Packed:

@@ -7,10 +7,10 @@ import torch
 from gossamer.errors import RecipeError
 from gossamer.methods import admm, refit, rtn, sparsegpt, wanda
 from gossamer.methods.admm import ADMM
-from gossamer.methods.error import relative_output_error
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.refit import Refit
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.sparsegpt import SparseGPT
 from gossamer.methods.wanda import Wanda
 from tests.methods import reference

@@ -8,12 +8,12 @@ from gossamer.methods import admm, basil, eora, oats, rtn, wanda
 from gossamer.methods.admm import ADMM
 from gossamer.methods.basil import BASiL
 from gossamer.methods.eora import EoRA
-from gossamer.methods.error import relative_output_error
-from gossamer.methods.layer_weight import LayerWeight
-from gossamer.methods.linear_algebra import damped_factor
-from gossamer.methods.low_rank import best_factors
 from gossamer.methods.oats import OATS
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.linear_algebra import damped_factor
+from gossamer.methods.solve.low_rank import best_factors
 from gossamer.methods.wanda import Wanda
 from tests.methods.cases import weight_and_gram
 

@@ -8,10 +8,10 @@ from gossamer.errors import CheckpointError
 from gossamer.methods import basil, eora, gptq, rtn, wanda
 from gossamer.methods.basil import BASiL
 from gossamer.methods.eora import EoRA
-from gossamer.methods.error import relative_output_error
 from gossamer.methods.gptq import GPTQ
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.wanda import Wanda
 from tests.methods import reference
 from tests.methods.cases import weight_and_gram

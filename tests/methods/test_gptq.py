@@ -7,10 +7,10 @@ import torch
 from gossamer.calibration.statistics import Gram
 from gossamer.errors import RecipeError
 from gossamer.methods import gptq, rtn, sparsegpt
-from gossamer.methods.error import relative_output_error
 from gossamer.methods.gptq import GPTQ
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.sparsegpt import SparseGPT
 from tests.methods import reference
 from tests.methods.cases import weight_and_gram

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gossamer.methods import magnitude
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.magnitude import GlobalThreshold, Magnitude
+from gossamer.methods.solve.layer_weight import LayerWeight
 
 
 def weights(*shape, seed=0):

@@ -6,8 +6,8 @@ import torch
 
 from gossamer.calibration.statistics import InputNorm
 from gossamer.methods import oats, wanda
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.oats import OATS
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.wanda import Wanda
 from tests.methods import reference
 from tests.methods.cases import weight_and_gram

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from gossamer.recipe import METHODS
+from gossamer.recipe.table import METHODS
 
 ROOT = Path(__file__).parents[2]
 ROWS = [

@@ -3,8 +3,8 @@ import torch
 
 from gossamer.errors import RecipeError
 from gossamer.methods import magnitude, rtn
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.layer_weight import LayerWeight
 
 
 def weights(*shape, seed=0):

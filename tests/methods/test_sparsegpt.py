@@ -7,9 +7,9 @@ import torch
 from gossamer.calibration.statistics import Gram
 from gossamer.errors import CalibrationError, RecipeError
 from gossamer.methods import magnitude, rtn, sparsegpt, wanda
-from gossamer.methods.error import relative_output_error
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.magnitude import Magnitude
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.sparsegpt import SparseGPT
 from gossamer.methods.wanda import Wanda
 from tests.methods import reference

@@ -5,9 +5,9 @@ import torch
 
 from gossamer.errors import RecipeError
 from gossamer.methods import rtn, svd
-from gossamer.methods.error import relative_output_error
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.svd import SVD
 from tests.methods.cases import weight_and_gram
 

@@ -5,10 +5,10 @@ import torch
 
 from gossamer.errors import RecipeError
 from gossamer.methods import refit, rtn, swaps, wanda
-from gossamer.methods.error import relative_output_error
-from gossamer.methods.layer_weight import LayerWeight
 from gossamer.methods.refit import Refit
 from gossamer.methods.rtn import RTN
+from gossamer.methods.solve.error import relative_output_error
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.swaps import Swaps, exchange
 from gossamer.methods.wanda import Wanda
 from tests.methods.cases import weight_and_gram

@@ -4,7 +4,7 @@ from pydantic import ValidationError
 
 from gossamer.errors import CheckpointError, RecipeError
 from gossamer.methods import rtn, threshold
-from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.threshold import Threshold
 
 WEIGHT_OI = torch.tensor([[0.5, -0.1, 0.2], [-0.2, 0.0, -0.19]])

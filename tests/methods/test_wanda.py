@@ -5,7 +5,7 @@ import torch
 from gossamer.calibration.statistics import Gram, InputNorm
 from gossamer.errors import RecipeError
 from gossamer.methods import rtn, wanda
-from gossamer.methods.layer_weight import LayerWeight
+from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.wanda import Wanda
 
 

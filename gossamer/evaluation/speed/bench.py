@@ -1,0 +1,87 @@
+"""Measure the speed of models given by their paths: what `gossamer bench` does."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gossamer.checkpoint.source import open_model
+from gossamer.errors import UsageError
+from gossamer.evaluation.speed import compare as speed
+from gossamer.evaluation.speed.runners import open_runner, peer_for
+from gossamer.evaluation.speed.surroundings import num_cores
+from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
+
+
+def benchmark(
+    model: str | Path,
+    *,
+    against: str | Path | None = None,
+    threads: int | None = None,
+    prompt: str | None = None,
+    prompt_tokens: int = 64,
+    tokens: int = 64,
+    repeats: int = 5,
+    activations: str | None = None,
+    engine: str = "auto",
+    peer: str = "auto",
+    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
+) -> dict[str, Any]:
+    """Measure load time, prefill, decode and memory of `model`, and of `against` interleaved in the same run.
+
+    With torch, dense models run in bfloat16, as they are usually stored and served; compressed ones as `load` gives
+    them.
+
+    Args:
+        model, against: folder, GGUF file or hub id.
+        threads: default: every core that this process may use.
+        prompt: text to start from; default: `prompt_tokens` random tokens.
+        tokens: decoded in each round. repeats: rounds that count.
+        activations: "float" or "int8" for packed integer linears; default: int8 on the native engine, else float.
+        engine: of `model`: "native", "torch", or "auto": native where the family has a plan.
+        peer: of `against`: the same, or "llama.cpp"; "auto": llama.cpp for GGUF files when it is installed, torch for
+            other dense models.
+
+    Raises:
+        GossamerError: a model that cannot be read, or arguments that cannot be meant.
+    """
+    if against is None and peer != "auto":
+        raise UsageError(f"--peer {peer}: it says what runs the other model. Give one with --against.")
+    ids = None
+    if prompt is not None:
+        tokenizer = open_model(model).tokenizer()
+        if tokenizer is None:
+            raise UsageError(f"{model}: the model has no tokenizer for the prompt. Leave the prompt out.")
+        ids = tokenizer(prompt, verbose=False)["input_ids"]
+    threads = num_cores() if threads is None else threads
+    if threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}")
+    context = (prompt_tokens if ids is None else len(ids)) + tokens + 1
+    report = speed.benchmark(
+        _subject(model, choose_engine(model, engine), activations, threads, context),
+        None
+        if against is None
+        else _subject(against, peer_for(against, peer), activations, threads, context),
+        threads=threads,
+        prompt_ids=ids,
+        prompt_tokens=prompt_tokens,
+        tokens=tokens,
+        repeats=repeats,
+        progress=progress,
+    )
+    return report.to_dict()
+
+
+def _subject(
+    path: str | Path, engine: str, activations: str | None, threads: int, context: int
+) -> speed.Subject:
+    dense = engine == "torch" and open_model(path).kind != "gossamer"
+    dtype = "bfloat16" if dense else "auto"
+    chosen = activations or DEFAULT_ACTIVATIONS.get(engine, "float")
+    return speed.Subject(
+        name=str(path),
+        load=lambda: open_runner(path, engine, dtype, chosen, threads, context),
+        path=str(path),
+        dtype=dtype,
+        activations=chosen,
+        engine=engine,
+    )

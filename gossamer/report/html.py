@@ -1,0 +1,60 @@
+"""Pages that need no network: jinja2's template, plotly's script inside, and a policy that forbids everything else."""
+
+import base64
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def render(template: str, **values: Any) -> str:
+    """Return the page that a template makes of these values and of `plotly`, `drawing` and `policy`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    plotly = script(get_plotlyjs())
+    drawing = script((TEMPLATES / "report.js").read_text(encoding="utf-8"))
+    policy = (
+        f"default-src 'none'; script-src {script_hash(plotly)} {script_hash(drawing)}; "
+        "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    page = environment.get_template(template)
+    return page.render(plotly=plotly, drawing=drawing, policy=policy, **values)
+
+
+def script(source: str) -> Markup:
+    """Mark our own script as safe to stand in the page; a browser hashes it with plain line ends."""
+    assert "</script" not in source.lower()
+    assert "<!--" not in source
+    return Markup(source.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def script_hash(source: str) -> Markup:
+    """Return what a content security policy calls an inline script by."""
+    digest = hashlib.sha256(source.encode("utf-8")).digest()
+    return Markup(f"'sha256-{base64.b64encode(digest).decode('ascii')}'")
+
+
+def write_page(out: Path, page: str) -> None:
+    """Write beside, flush to disk, rename."""
+    with tempfile.NamedTemporaryFile("wb", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
+        try:
+            file.write(page.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(out)
+        except BaseException:
+            Path(file.name).unlink(missing_ok=True)
+            raise

@@ -1,1 +1,0 @@
-"""Fitting weights by gradients."""
