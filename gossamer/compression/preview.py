@@ -177,7 +177,7 @@ def _check(source: Source, selection: Selection) -> None:
                 f"{step.method} trains blocks, not the embeddings or the head: narrow its `layers`."
             )
     for step in selection.head:
-        if getattr(step.settings, "scope", None) == "global" or getattr(step.settings, "average_bits", None):
+        if step.settings.is_global or step.shares_bits:
             raise RecipeError(
                 f"{source.architecture.output_head}: scope global and average_bits share out among the linears of "
                 "blocks. Give the head a step of its own."
@@ -203,7 +203,7 @@ def _check(source: Source, selection: Selection) -> None:
                     raise RecipeError(f"{name}, step {step.method}: {error}") from error
         _check_order(name, steps)
         _check_average(name, steps)
-        if any(getattr(step.settings, "scope", None) == "global" for step in steps[1:]):
+        if any(step.settings.is_global for step in steps[1:]):
             raise RecipeError(f"{name}: a step with scope global must be the first one of its layers.")
 
 
@@ -214,7 +214,7 @@ def _check_average(name: str, steps: Steps) -> None:
             continue
         before = steps[:number]
         by_weight = [each.settings for each in before if each.prunes_by_weight]
-        if any(getattr(settings, "scope", "global") == "global" for settings in by_weight):
+        if any(each.is_global or not isinstance(each, PruneTarget) for each in by_weight):
             raise RecipeError(
                 f"{name}: average_bits has to know before the run what each layer keeps, which one threshold for all "
                 "does not say. Prune by a `sparsity` in each layer, or by a method that is shown text."

@@ -23,6 +23,7 @@ from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.methods.solve.alternate import alternate, unit_norm
 from gossamer.methods.solve.conjugate import fit_kept
 from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 
@@ -39,7 +40,7 @@ class ADMM(PruneTarget):
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: ADMM, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: ADMM, notes: list[str]) -> LayerWeight:
     """Return the pruned layer with its kept weights fitted.
 
     Weights that are pruned already stay zero and count towards the sparsity. RecipeError if the layer is

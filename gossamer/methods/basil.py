@@ -26,6 +26,7 @@ from gossamer.methods.solve.alternate import alternate, unit_norm
 from gossamer.methods.solve.conjugate import fit_kept
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.low_rank import LowRankTarget, start, turn, within
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 CONJUGATE_STEPS = 4
@@ -45,7 +46,7 @@ class BASiL(PruneTarget, LowRankTarget):
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: BASiL, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: BASiL, notes: list[str]) -> LayerWeight:
     """Return the layer as a sparse part and factors; weights that are pruned already stay out of the sparse part.
 
     RecipeError if the layer is quantized already, CalibrationError if the Gram matrix cannot be used.

@@ -17,6 +17,7 @@ from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor
 from gossamer.methods.solve.low_rank import LowRankTarget, best_factors
+from gossamer.methods.solve.settings import Evidence
 
 
 class EoRA(LowRankTarget):
@@ -28,7 +29,7 @@ class EoRA(LowRankTarget):
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: EoRA, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: EoRA, notes: list[str]) -> LayerWeight:
     """Return the layer with the low-rank part that its outputs lack most.
 
     CheckpointError if a weight is not finite, CalibrationError if the Gram matrix cannot be used.

@@ -28,6 +28,7 @@ from gossamer.methods.solve.feedback import Decide, fix_inputs
 from gossamer.methods.solve.grid import Grid, fit, fit_groups, nonzero
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor, inverse_factor
+from gossamer.methods.solve.settings import Evidence
 
 
 class GPTQ(Grid):
@@ -46,6 +47,10 @@ class GPTQ(Grid):
     rounds: int = Field(default=1, ge=0, le=100)
     """Rounds in which scales are refitted and codes chosen anew afterwards; 0 is GPTQ as published."""
 
+    @property
+    def shares_bits(self) -> bool:
+        return self.average_bits is not None
+
     @model_validator(mode="after")
     def _average_above_bits(self) -> Self:
         if self.average_bits is not None and not self.average_bits > self.bits:
@@ -53,7 +58,7 @@ class GPTQ(Grid):
         return self
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: GPTQ, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: GPTQ, notes: list[str]) -> LayerWeight:
     """Return the layer rounded to its codes, pruned weights still zero.
 
     RecipeError if the layer is quantized already or the group size does not divide its inputs,

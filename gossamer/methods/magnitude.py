@@ -7,22 +7,20 @@ Cost:   one partial sort of the layer. Global: two readings of all weights, 512 
         weight.
 """
 
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from gossamer.calibration.statistics import Statistic
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.pattern import Unstructured
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 
 class Magnitude(PruneTarget):
     """Settings of magnitude pruning."""
-
-    needs: ClassVar[type[Statistic] | None] = None
 
     @model_validator(mode="after")
     def _global_is_one_threshold(self) -> Self:
@@ -77,7 +75,7 @@ class GlobalThreshold:
 
 
 def apply(
-    layer: LayerWeight, statistic: GlobalThreshold | None, settings: Magnitude, notes: list[str]
+    layer: LayerWeight, statistic: Evidence | None, settings: Magnitude, notes: list[str]
 ) -> LayerWeight:
     """Return the layer without its smallest weights; RecipeError if it is quantized already.
 
@@ -88,7 +86,7 @@ def apply(
     score_OI = layer.weight_OI.abs()
     if settings.scope == "layer":
         return layer.pruned(settings.pattern.keep_largest(score_OI, settings.share, layer.mask_OI))
-    assert statistic is not None, "scope global needs a GlobalThreshold"
+    assert isinstance(statistic, GlobalThreshold), "scope global needs a GlobalThreshold"
     mask_OI = score_OI > statistic.value()
     if layer.mask_OI is not None:
         mask_OI &= layer.mask_OI

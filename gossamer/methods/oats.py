@@ -22,6 +22,7 @@ from gossamer.formats.factors import Factors
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.low_rank import LowRankTarget, start, turn, within
 from gossamer.methods.solve.pattern import RowBalanced, Unstructured
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 
@@ -34,7 +35,7 @@ class OATS(PruneTarget, LowRankTarget):
     """Turns of the two parts."""
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: OATS, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: OATS, notes: list[str]) -> LayerWeight:
     """Return the layer as a sparse part and factors; weights that are pruned already stay out of the sparse part.
 
     RecipeError if the layer is quantized already.

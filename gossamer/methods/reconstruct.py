@@ -13,15 +13,14 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from gossamer.calibration.observe import BlockRunner, hidden_states
 from gossamer.calibration.pairs import residual_after
-from gossamer.calibration.statistics import Statistic
+from gossamer.methods.solve.settings import MethodSettings
 
 WARM_UP_STEPS = 5
 TIMED_STEPS = 3
@@ -32,11 +31,8 @@ HELD_OUT = 8
 """One batch of so many is not trained on, and decides whether the result is kept."""
 
 
-class Reconstruct(BaseModel):
+class Reconstruct(MethodSettings):
     """Settings of block reconstruction."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    needs: ClassVar[type[Statistic] | None] = None
 
     epochs: int = Field(default=4, ge=1, le=1000)
     """How often the calibration text is gone through for each block."""

@@ -9,18 +9,18 @@ Cost:   O * I^2 multiply-adds an iteration.
 
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.methods.solve.conjugate import fit_kept_scaled
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor
+from gossamer.methods.solve.settings import Evidence, MethodSettings
 
 
-class Refit(BaseModel):
+class Refit(MethodSettings):
     """Settings of the refit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
     needs: ClassVar[type[Statistic] | None] = Gram
 
     iterations: int = Field(default=20, ge=1, le=1000)
@@ -29,7 +29,7 @@ class Refit(BaseModel):
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: Refit, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: Refit, notes: list[str]) -> LayerWeight:
     """Return the layer with its kept weights fitted to what it was at first; nothing to do without a mask.
 
     RecipeError if the layer is quantized already, CalibrationError if the Gram matrix cannot be used.

@@ -5,20 +5,16 @@ Shapes: O output features, I input features.
 Cost:   one rounding, 13 with the search for the range (methods/solve/grid.py).
 """
 
-from typing import ClassVar
-
-from gossamer.calibration.statistics import Statistic
 from gossamer.methods.solve.grid import Grid, quantize
 from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.settings import Evidence
 
 
 class RTN(Grid):
     """Settings of round to nearest."""
 
-    needs: ClassVar[type[Statistic] | None] = None
 
-
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: RTN, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: RTN, notes: list[str]) -> LayerWeight:
     """Return the layer rounded to its codes, pruned weights still zero.
 
     RecipeError if the layer is quantized already or the group size does not divide its inputs.

@@ -22,6 +22,7 @@ from gossamer.methods.solve.feedback import Decide, fix_inputs
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import inverse_factor
 from gossamer.methods.solve.pattern import NM, Block, RowWindows
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 
@@ -37,7 +38,7 @@ class SparseGPT(PruneTarget):
 
 
 def apply(
-    layer: LayerWeight, statistic: Statistic | None, settings: SparseGPT, notes: list[str]
+    layer: LayerWeight, statistic: Evidence | None, settings: SparseGPT, notes: list[str]
 ) -> LayerWeight:
     """Return the pruned layer with its kept weights updated.
 

@@ -18,6 +18,7 @@ from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor
 from gossamer.methods.solve.low_rank import LowRankTarget, best_factors
+from gossamer.methods.solve.settings import Evidence
 
 
 class SVD(LowRankTarget):
@@ -30,7 +31,7 @@ class SVD(LowRankTarget):
     """Added to the Gram matrix's diagonal, as a share of its mean; raised and reported if not enough."""
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: SVD, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: SVD, notes: list[str]) -> LayerWeight:
     """Return the layer as factors alone: no other weight is kept.
 
     RecipeError if the layer is quantized already, CalibrationError if the Gram matrix cannot be used.

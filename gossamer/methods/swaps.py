@@ -25,6 +25,7 @@ from gossamer.methods.solve.conjugate import fit_kept_scaled
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor
 from gossamer.methods.solve.pattern import NM, Block, RowBalanced, RowWindows, Unstructured
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 CANDIDATES = 16
@@ -47,7 +48,7 @@ class Swaps(PruneTarget):
         return True
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: Swaps, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: Swaps, notes: list[str]) -> LayerWeight:
     """Return the pruned layer with its kept weights fitted.
 
     Weights that are pruned already stay zero. RecipeError for blocks, or if the layer is quantized already;

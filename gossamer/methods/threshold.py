@@ -5,26 +5,21 @@ Shapes: O output features, I input features.
 Cost:   one comparison a weight; no calibration data.
 """
 
-from typing import ClassVar
+from pydantic import Field
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from gossamer.calibration.statistics import Statistic
 from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.methods.solve.settings import Evidence, MethodSettings
 
 
-class Threshold(BaseModel):
+class Threshold(MethodSettings):
     """Settings of threshold pruning."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-    needs: ClassVar[type[Statistic] | None] = None
 
     threshold: float = Field(gt=0.0, allow_inf_nan=False)
     """Weights of a magnitude below this are set to zero, in the units of the weights; > 0."""
 
 
 def apply(
-    layer: LayerWeight, statistic: Statistic | None, settings: Threshold, notes: list[str]
+    layer: LayerWeight, statistic: Evidence | None, settings: Threshold, notes: list[str]
 ) -> LayerWeight:
     """Return the layer without the weights below the threshold; RecipeError if it is quantized already."""
     layer.require_changeable("threshold")

@@ -13,6 +13,7 @@ from typing import ClassVar
 from gossamer.calibration.statistics import Gram, InputNorm, Statistic
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.pattern import RowBalanced, Unstructured
+from gossamer.methods.solve.settings import Evidence
 from gossamer.methods.solve.target import PruneTarget
 
 
@@ -26,7 +27,7 @@ class Wanda(PruneTarget):
         return True
 
 
-def apply(layer: LayerWeight, statistic: Statistic | None, settings: Wanda, notes: list[str]) -> LayerWeight:
+def apply(layer: LayerWeight, statistic: Evidence | None, settings: Wanda, notes: list[str]) -> LayerWeight:
     """Return the layer without the weights of smallest score; RecipeError if it is quantized already."""
     assert isinstance(statistic, InputNorm | Gram), "wanda needs InputNorm or Gram"
     layer.require_changeable("wanda")

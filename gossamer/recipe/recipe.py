@@ -23,6 +23,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from gossamer.calibration.statistics import Statistic
+from gossamer.methods.solve.settings import MethodSettings
 from gossamer.recipe.table import METHODS
 
 EMBEDDINGS, HEAD = "embeddings", "head"
@@ -46,13 +48,13 @@ class Step:
 
     layers: tuple[str, ...]
     method: str
-    settings: BaseModel
+    settings: MethodSettings
     sparsity_by_glob: tuple[tuple[str, float], ...] = ()
 
     @property
-    def needs(self) -> type | None:
+    def needs(self) -> type[Statistic] | None:
         """The statistic that the method asks for."""
-        return self.settings.needs  # type: ignore[attr-defined]
+        return self.settings.needs
 
     @property
     def trains(self) -> bool:
@@ -73,12 +75,12 @@ class Step:
     @property
     def shares_sparsity(self) -> bool:
         """True if its sparsity is one over all its layers, by what their weights cost the model."""
-        return getattr(self.settings, "scope", None) == "global" and self.needs is not None
+        return self.settings.shares_sparsity
 
     @property
     def shares_bits(self) -> bool:
         """True if its layers get bits by what rounding them costs the model."""
-        return getattr(self.settings, "average_bits", None) is not None
+        return self.settings.shares_bits
 
     def matches(self, name: str, part: str) -> bool:
         """True if the step is meant for the module `name`, which lies in `part` (linear, embeddings or head)."""

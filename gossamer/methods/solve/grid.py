@@ -18,11 +18,12 @@ Cost: one rounding of all weights for each of the 13 tries.
 """
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from gossamer.errors import RecipeError
 from gossamer.formats.quantized import Quantized
+from gossamer.methods.solve.settings import MethodSettings
 
 GROUP_UNIT = 32
 LARGEST_FLOAT16 = 65504.0
@@ -32,10 +33,8 @@ WEIGHTS_AT_ONCE = 1 << 18
 """Rows are handled in runs of about this many weights, which stay in the cache."""
 
 
-class Grid(BaseModel):
+class Grid(MethodSettings):
     """Settings that the quantizing methods share."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     bits: int = Field(default=4, ge=2, le=8)
     """Bits of a code, 2 to 8."""

@@ -14,10 +14,11 @@ Cost:   K (2 O I + I^2) multiply-adds a round.
 from typing import ClassVar, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from gossamer.formats.factors import Factors
+from gossamer.methods.solve.settings import MethodSettings
 
 EXTRA = 16
 """Columns of the subspace beyond the rank, and a quarter of the rank more."""
@@ -25,10 +26,8 @@ ROUNDS = 8
 """From a random start; a flat spectrum needs more, but there any subspace is as good."""
 
 
-class LowRankTarget(BaseModel):
+class LowRankTarget(MethodSettings):
     """The rank of the factors: a number for all layers, or a share of each layer's size."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     rank: int | None = Field(default=None, ge=1, le=65536)
     """Columns of A and rows of B; null: what `rank_share` says."""

@@ -2,16 +2,15 @@
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from gossamer.errors import RecipeError
 from gossamer.methods.solve.pattern import NM, PatternField, RowWindows, Unstructured
+from gossamer.methods.solve.settings import MethodSettings
 
 
-class PruneTarget(BaseModel):
+class PruneTarget(MethodSettings):
     """Sparsity and pattern. For N:M the pattern implies the sparsity, which may then be left out."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     sparsity: float | None = Field(default=None, ge=0.0, lt=1.0, allow_inf_nan=False)
     """Share of the layer's weights that are zero afterwards, 0 <= sparsity < 1; 0.5 when left out, for N:M
@@ -41,6 +40,14 @@ class PruneTarget(BaseModel):
             except RecipeError as error:
                 raise ValueError(str(error)) from error  # pydantic adds the place in the recipe
         return self
+
+    @property
+    def is_global(self) -> bool:
+        return self.scope == "global"
+
+    @property
+    def shares_sparsity(self) -> bool:
+        return self.is_global and self.needs is not None
 
     @property
     def by_row(self) -> bool:
