@@ -15,18 +15,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gossamer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
-
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest, write_json
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
+from gossamer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
 from gossamer.recipe.recipe import Recipe
 
 
 def published(step: str) -> str:
     """One step as its paper has it: each layer fitted to its own outputs."""
-    return f"calibration: {{aim: false}}\nsteps:\n  - {{layers: '*', {step}}}\n"
+    return f"calibration: {{align: false}}\nsteps:\n  - {{layers: '*', {step}}}\n"
 
 
 INT4 = (
@@ -42,7 +41,7 @@ SMOLLM2: dict[str, str] = {
     "sparsegpt 8:16": published("method: sparsegpt, pattern: '8:16'"),
     "sparsegpt 2:4": published("method: sparsegpt, pattern: '2:4'"),
     "admm 50 %": published("method: admm, sparsity: 0.5"),
-    "admm 70 %, 64 windows": "calibration: {aim: false, samples: 64}\n"
+    "admm 70 %, 64 windows": "calibration: {align: false, samples: 64}\n"
     "steps: [{layers: '*', method: admm, sparsity: 0.7}]\n",
     "admm 8:16, global": "steps: [{layers: '*', method: admm, pattern: '8:16', scope: global}]\n",
     "sparse50-best, 8:16": "calibration: {samples: 64}\nsteps:\n"

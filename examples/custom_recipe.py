@@ -5,9 +5,8 @@ python examples/custom_recipe.py MODEL CALIBRATION_TEXT OUT_FOLDER
 
 import sys
 
-from gossamer.recipe.reader import parse_recipe
-
 import gossamer
+from gossamer.recipe.reader import parse_recipe
 
 RECIPE = parse_recipe("""
 description: MLPs pruned harder than attention, the last projection of a block least.

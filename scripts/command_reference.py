@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import typer
-from gossamer.recipe.reader import RECIPE_FOLDER, shipped_recipes
-from gossamer.recipe.table import METHODS
 from pydantic import BaseModel
 
 from gossamer.cli.app import app
+from gossamer.recipe.reader import RECIPE_FOLDER, shipped_recipes
 from gossamer.recipe.recipe import Calibration
+from gossamer.recipe.table import METHODS
 
 DOCS = Path(__file__).parents[1] / "docs"
 WIDTH = 100

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from gossamer.recipe.reader import parse_recipe
 from safetensors import safe_open
 from torch import Tensor
 
 import gossamer
 from gossamer.formats.packed import PackedWeight, from_tensors
+from gossamer.recipe.reader import parse_recipe
 from tests.models import save_tiny
 
 RECIPE = """

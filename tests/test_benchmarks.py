@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gossamer.recipe.reader import load_recipe
 
 from benchmarks import frontier
 from benchmarks import search as hand
+from gossamer.recipe.reader import load_recipe
 
 LINEARS = [
     f"model.layers.{number}.{kind}"

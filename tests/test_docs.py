@@ -16,8 +16,6 @@ import torch
 import transformers
 import typer
 import yaml
-from gossamer.recipe.reader import parse_recipe
-from gossamer.recipe.table import METHODS
 
 import gossamer
 from gossamer.checkpoint.summary import describe_format
@@ -27,6 +25,8 @@ from gossamer.evaluation.speed import compare as speed
 from gossamer.evaluation.speed.bandwidth import Bandwidth
 from gossamer.formats.choose import pack
 from gossamer.methods.solve.layer_weight import LayerWeight
+from gossamer.recipe.reader import parse_recipe
+from gossamer.recipe.table import METHODS
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models import save_tiny, tiny_config, tiny_tokenizer
 

@@ -18,6 +18,7 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from gossamer.distributed.processes import Processes
 from gossamer.errors import CalibrationError
 
 TOKENS_PER_BLOCK = 4096
@@ -31,11 +32,17 @@ class Statistic(Protocol):
     num_inputs: int
     num_tokens: int
 
+    def __init__(self, num_inputs: int) -> None:
+        """An empty one."""
+
     def update(self, x_TI: Tensor) -> None:
         """Take in the inputs of some tokens; leading dimensions other than the last are all tokens."""
 
     def merge(self, other: Self) -> None:
         """Take in what another object of the same class has seen."""
+
+    def merge_across(self, processes: Processes) -> None:
+        """Take in what the objects that stand for the same inputs in the other processes have seen."""
 
     def value(self) -> Tensor:
         """Return the statistic over all tokens seen; CalibrationError if there were none."""
@@ -59,6 +66,10 @@ class InputNorm:
         assert other.num_inputs == self.num_inputs
         self.sum_I += other.sum_I
         self.num_tokens += other.num_tokens
+
+    def merge_across(self, processes: Processes) -> None:
+        processes.total(self.sum_I)
+        self.num_tokens = sum(processes.gathered(self.num_tokens))
 
     def mean_square(self) -> Tensor:
         """Return mean_t x_tj^2 as float32 [I]."""
@@ -92,6 +103,10 @@ class Gram:
         assert other.num_inputs == self.num_inputs
         self.sum_II += other.sum_II
         self.num_tokens += other.num_tokens
+
+    def merge_across(self, processes: Processes) -> None:
+        processes.total(self.sum_II)
+        self.num_tokens = sum(processes.gathered(self.num_tokens))
 
     def mean_square(self) -> Tensor:
         """Return the diagonal of `value()`: mean_t x_tj^2, float32 [I]."""
@@ -138,6 +153,18 @@ class Moments(Gram):
         if other.drift_OI is not None:
             self.drift_OI = other.drift_OI if self.drift_OI is None else self.drift_OI + other.drift_OI
 
+    def merge_across(self, processes: Processes) -> None:
+        super().merge_across(processes)
+        processes.total(self.cross_II)
+        sizes = [size for size in processes.gathered(self._num_outputs()) if size is not None]
+        if sizes and self.drift_OI is None:
+            self.drift_OI = torch.zeros(sizes[0], self.num_inputs)
+        if self.drift_OI is not None:
+            processes.total(self.drift_OI)
+
+    def _num_outputs(self) -> int | None:
+        return None if self.drift_OI is None else len(self.drift_OI)
+
     def missing(self, dense_OI: Tensor, weight_OI: Tensor) -> Tensor:
         """Return mean_t (W x_t + r_t - r'_t - W' x'_t) x'_t^T, float32 [O, I]: what the outputs of W' lack."""
         _require_tokens(self.num_tokens)
@@ -169,6 +196,10 @@ class AbsMax:
         assert other.num_inputs == self.num_inputs
         self.maximum_I = torch.maximum(self.maximum_I, other.maximum_I)
         self.num_tokens += other.num_tokens
+
+    def merge_across(self, processes: Processes) -> None:
+        processes.largest(self.maximum_I)
+        self.num_tokens = sum(processes.gathered(self.num_tokens))
 
     def value(self) -> Tensor:
         """Return max_t |x_tj|, float32 [I]."""

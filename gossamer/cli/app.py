@@ -95,11 +95,11 @@ def compress(
     _let_waiting_threads_sleep()
     from gossamer.cli.show import print_compressed, print_plan, progress_bars
     from gossamer.compression.compress import compress as run
-    from gossamer.compression.compress import plan
+    from gossamer.compression.compress import preview
 
     if dry_run:
         _print(
-            plan(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes).to_dict(),
+            preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes).to_dict(),
             json_,
             print_plan,
         )

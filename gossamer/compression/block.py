@@ -1,179 +1,67 @@
-"""What a run holds of each matrix while the steps of a recipe are applied to it, and what it reports afterwards.
+"""One block: put it into the model, compress its linears stage by stage, run it, write it, let it go.
 
 O output features, I input features.
 """
 
-import math
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from gossamer.calibration.statistics import Gram, Moments, Statistic
-from gossamer.compression.preview import Steps
-from gossamer.errors import GossamerError
-from gossamer.methods.reconstruct import Reconstruct, block_weight
-from gossamer.methods.solve.align import aimed
-from gossamer.methods.solve.error import output_energy, relative_output_error
-from gossamer.methods.solve.layer_weight import LayerWeight
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """What became of one weight matrix."""
-
-    name: str
-    block: int | None
-    kind: str
-    shape: tuple[int, int]
-    sparsity: float
-    bits: int | None
-    rank: int | None
-    """Of its low-rank part; None without one."""
-    format: str
-    bytes: int
-    dense_bytes: int
-    """In bfloat16."""
-    relative_error: float | None
-    """Share of the output's energy that is lost, on the calibration inputs; of the weights' where there are none.
-    With `aim`, of the outputs that were aimed at."""
-    seconds: float
-    notes: list[str]
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    """`method` of each step in order, and the `relative_error` after it."""
+from gossamer.calibration.observe import hidden_states
+from gossamer.calibration.pairs import run_dense
+from gossamer.compression.ends import write_dense
+from gossamer.compression.job import Job, twin
+from gossamer.compression.layer import BlockReport, LayerWork
+from gossamer.compression.outside import round_as_written
+from gossamer.compression.stages import BlockWork, apply_phase, phases
+from gossamer.compression.state import RunState
+from gossamer.methods.reconstruct import token_errors
 
 
-def matrix(module: nn.Module) -> Tensor:
-    """The weight of a linear or an embedding as [O, I], contiguous; transformers' Conv1D holds it transposed."""
-    weight = block_weight(module).detach()
-    return (weight.T if isinstance(module, Conv1D) else weight).contiguous()
+def compress_block(job: Job, state: RunState, name: str, stack: Sequence[str]) -> None:
+    """Compress the block `name` of `stack`: its linears are packed and written, and the next block sees its outputs.
+
+    Raises:
+        CalibrationError, RecipeError, CheckpointError: a linear cannot be compressed; the message names it.
+    """
+    block = _enter(job, state, name)
+    order = list(block.layers)
+    first = len(state.reports)
+    for phase in phases(job.steps_of(name)):
+        apply_phase(job, state, block, phase)
+    state.reports[first:] = sorted(state.reports[first:], key=lambda report: order.index(report.name))
+    round_as_written(job.model, name, job.stored_dtypes, state.written)
+    returned = job.runner.run(name)
+    state.blocks.append(_report(job, block, returned))
+    job.runner.finish(name, returned, stack)
+    write_dense(job, state, name)
+    job.source.release(name)
+    if job.dense is not None and block.wanted is not None:
+        job.dense.finish(name, block.wanted, stack)
+        job.dense.model.set_submodule(name, job.model.get_submodule(name))
 
 
-@dataclass
-class Work:
-    """One matrix on its way through the steps of a recipe."""
-
-    name: str
-    dense_OI: Tensor
-    layer: LayerWeight = field(init=False)
-    aimed_OI: Tensor | None = None
-    """What it was first fitted to, if not the dense weight."""
-    statistic: Statistic | None = None
-    """Of its last inputs."""
-    seconds: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    _energy: float | None = None
-    """Of the outputs that errors are relative to, once one was asked for."""
-    _judged: tuple[Tensor, float] | None = None
-    """The last weights whose error was asked for, and it."""
-
-    def __post_init__(self) -> None:
-        self.layer = LayerWeight(self.dense_OI)
-
-    def see(self, statistic: Statistic | None) -> None:
-        """Take the inputs that steps and errors go by from now on."""
-        self.statistic, self._energy, self._judged = statistic, None, None
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """While open, time counts as spent on this matrix, and errors name it."""
-        started = time.monotonic()
-        try:
-            yield
-        except GossamerError as error:
-            raise type(error)(f"{self.name}: {error}") from error
-        self.seconds += time.monotonic() - started
-
-    def aim(self, moments: Moments) -> None:
-        """Fit the weight, and what later steps fit it to, to the outputs of the dense model."""
-        target_OI = aimed(self.dense_OI, self.layer.whole_OI, moments, self.notes)
-        if self.aimed_OI is None:
-            self.aimed_OI = target_OI
-        layer = self._with_whole(target_OI)
-        self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
-
-    def as_given(self) -> LayerWeight:
-        """The layer before it was aimed, with the mask that it has by now."""
-        layer = LayerWeight(self.dense_OI)
-        return layer if self.layer.mask_OI is None else layer.pruned(self.layer.mask_OI)
-
-    @staticmethod
-    def put(module: nn.Module, weight_OI: Tensor) -> None:
-        """Give the module these weights."""
-        weight = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
-        module.weight = nn.Parameter(weight, requires_grad=False)
-
-    def mask_for(self, module: nn.Module) -> Tensor | None:
-        """The mask in the shape of the module's weight."""
-        mask_OI = self.layer.mask_OI
-        return mask_OI.T if mask_OI is not None and isinstance(module, Conv1D) else mask_OI
-
-    def take(self, module: nn.Module) -> None:
-        """Take over the weights of the module after it was trained."""
-        weight_OI = matrix(module)
-        self._judged = None
-        layer = self._with_whole(weight_OI)
-        self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
-
-    def _with_whole(self, whole_OI: Tensor) -> LayerWeight:
-        """The layer with a weight that gives this together with its low-rank part, and to be fitted to it."""
-        factors = self.layer.factors
-        weight_OI = whole_OI if factors is None else whole_OI - factors.product()
-        return replace(self.layer, weight_OI=weight_OI, target_OI=weight_OI)
-
-    def error(self, weight_OI: Tensor) -> float | None:
-        """The error of these weights, as `LayerReport` says."""
-        if self._judged is not None and torch.equal(weight_OI, self._judged[0]):
-            return self._judged[1]
-        error = self._error(weight_OI)
-        self._judged = None if error is None else (weight_OI, error)
-        return error
-
-    def _error(self, weight_OI: Tensor) -> float | None:
-        target_OI = self.dense_OI if self.aimed_OI is None else self.aimed_OI
-        if isinstance(self.statistic, Gram):
-            gram_II = self.statistic.value()
-            if self._energy is None:
-                self._energy = output_energy(target_OI, gram_II)
-            error = relative_output_error(target_OI, weight_OI, gram_II, self._energy)
-            return error if math.isfinite(error) else None
-        total = float(target_OI.square().sum())
-        if total == 0.0 or not math.isfinite(total):
-            return None
-        return float((target_OI - weight_OI).square().sum()) / total
+def _enter(job: Job, state: RunState, name: str) -> BlockWork:
+    """Read the block into the model and, where its outputs are asked for, into the dense one, which runs it."""
+    job.model.set_submodule(name, job.materialise(name))
+    wanted, seen = None, None
+    if job.dense is not None:
+        job.dense.model.set_submodule(name, twin(job.model.get_submodule(name)))
+        wanted, seen = run_dense(job.dense, name, job.architecture.linears(name))
+    layers = {linear: LayerWork.of(job.model, linear) for linear in job.steps_of(name)}
+    return BlockWork(name, state.done, layers, wanted, seen)
 
 
-@dataclass
-class Phase:
-    """Steps of the linears of a block, up to where the block is trained as a whole."""
-
-    linears: dict[str, Steps] = field(default_factory=dict)
-    trained: dict[Reconstruct, list[str]] = field(default_factory=dict)
-    last: list[str] = field(default_factory=list)
-    """Linears that are done after this phase."""
+def _report(job: Job, block: BlockWork, returned: list[Any]) -> BlockReport:
+    error = None
+    if block.wanted is not None:
+        error = job.processes.mean(output_errors(returned, block.wanted))
+    return BlockReport(block.name, error, tuple(block.gains))
 
 
-def phases(linears: Mapping[str, Steps]) -> list[Phase]:
-    """Cut the steps of a block's linears where it is reconstructed."""
-    found: list[Phase] = []
-    for name, steps in linears.items():
-        number, own = 0, list(steps)
-        while own:
-            if number == len(found):
-                found.append(Phase())
-            phase = found[number]
-            cut = next((at for at, step in enumerate(own) if step.trains), None)
-            phase.linears[name] = tuple(own[:cut])
-            if cut is not None:
-                phase.trained.setdefault(own[cut].settings, []).append(name)  # type: ignore[arg-type]
-            own = [] if cut is None else own[cut + 1 :]
-            if not own:
-                phase.last.append(name)
-            number += 1
-    return found
+def output_errors(returned: list[Any], wanted: list[Any]) -> Tensor:
+    """|block(x) - wanted|^2 / |wanted|^2 of every token."""
+    pairs = zip(map(hidden_states, returned), map(hidden_states, wanted), strict=True)
+    return torch.cat([token_errors(*pair).flatten() for pair in pairs])

@@ -1,22 +1,24 @@
-"""The public verbs of compression: `compress` and `plan`."""
+"""The verb `compress`, and `preview`, which tells what it would do."""
 
 import itertools
-import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gossamer.calibration.ranks import Ranks
 from gossamer.checkpoint.manifest import MANIFEST_NAME
-from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.write.writer import FolderWriter, Nowhere, check_target
-from gossamer.compression.loop import Run
-from gossamer.compression.preview import Plan, make_plan
-from gossamer.compression.state import kept_calibration, kept_shares, restore, save
+from gossamer.compression.job import Request, prepare
+from gossamer.compression.loop import compress_model
+from gossamer.compression.preview import Preview, preview_of, select
+from gossamer.compression.record import effort, finish
+from gossamer.compression.state import load, save
+from gossamer.compression.state import resume as resume_run
 from gossamer.compression.windows import with_calibration
 from gossamer.compression.work_folder import WorkFolder
+from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.methods.reconstruct import Reconstruct
@@ -49,6 +51,7 @@ def compress(
     overwrite: bool = False,
     resume: bool = False,
     minutes: float | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Compressed:
     """Compress `model` by `recipe` and write the folder `out`.
@@ -64,6 +67,7 @@ def compress(
         resume: go on from where a run to the same `out` was stopped (kill, interrupt, power cut), if there was one.
         minutes: what the run may take: blocks are trained (`reconstruct`) as long as that lasts, in every recipe
             that prunes. Two runs are then not alike. Without it they are trained as the recipe says.
+        device: where the blocks are observed, fitted and run, such as `cuda`; packing stays on the CPU.
         progress: called as the work goes on.
 
     Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
@@ -74,49 +78,59 @@ def compress(
     """
     out = Path(out)
     check_target(out, overwrite)
-    recipe = with_training(with_calibration(load_recipe(recipe), samples, length, seed), minutes)
+    given = with_training(with_calibration(load_recipe(recipe), samples, length, seed), minutes)
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
-    with Ranks() as ranks:
-        if ranks.size > 1:
-            check_together(recipe, resume)
-        if ranks.rank > 0:
-            helper = Run(source, recipe, layers, Nowhere(), progress, ranks)
-            helper.calibrate(text, length is not None)
-            helper.embedding()
-            helper.blocks(lambda: None)
-            helper.head()
+    request = Request(source, given, layers, text, length is not None, minutes, usable_device(device))
+    with Processes() as processes:
+        if processes.count > 1:
+            check_together(given, resume)
+        if processes.index > 0:
+            job, state = prepare(request, processes, Nowhere(), progress, None)
+            compress_model(job, state, keep=lambda: None)
             return Compressed(out, {})
-        with (
-            PeakMemory() as memory,
-            WorkFolder(out, resume) as work,
-            FolderWriter(out, overwrite, work.path) as writer,
-        ):
-            run = Run(source, recipe, layers, writer, progress, ranks, minutes)
-            work.begin(_identity(source, recipe, layers, text))
-            run.calibrate(text, length is not None, kept_calibration(work), kept_shares(work))
-            if work.progress is None:
-                run.embedding()
-            else:
-                restore(run, work)
-            work.go()
-            run.blocks(lambda: save(run, work) if ranks.size == 1 else None)
-            run.head()
-            run.rest()
-            manifest = run.finish()
-            manifest["run"] = {
-                "seconds": run.seconds(),
-                "minutes_given": minutes,
-                "resumed": run.resumed,
-                "peak_memory_bytes": memory.peak_anonymous_bytes,
-                "peak_resident_bytes": memory.peak_resident_bytes,
-                "processes": ranks.size,
-                "threads": torch.get_num_threads(),
-                "cpu": platform.processor() or platform.machine(),
-            }
-            writer.add_json(MANIFEST_NAME, manifest)
-            writer.commit()
-        return Compressed(out, manifest)
+        return Compressed(out, _write(request, processes, out, overwrite, resume, progress))
+
+
+def _write(
+    request: Request, processes: Processes, out: Path, overwrite: bool, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Compress in the process that writes: keep the state after each block, and write the folder at the end."""
+    config = request.source.config.to_dict()
+    with (
+        PeakMemory() as memory,
+        WorkFolder(out, resume) as work,
+        FolderWriter(out, overwrite, work.path) as writer,
+    ):
+        select(request.source, request.recipe, request.layers)  # refused before a stopped run is compared
+        work.begin(_identity(request))
+        kept = load(work)
+        job, state = prepare(request, processes, writer, progress, kept)
+        if kept is not None:
+            resume_run(job, state, work)
+        work.go()
+        outputs = compress_model(
+            job, state, keep=lambda: save(job, state, work) if processes.count == 1 else None
+        )
+        manifest = finish(job, state, config, outputs)
+        manifest["run"] = effort(job, state, memory)
+        writer.add_json(MANIFEST_NAME, manifest)
+        writer.commit()
+    return manifest
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of that name; UsageError for one that this machine or this build of torch has not."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(
+            f"--device {name}: cannot be used here ({str(error).splitlines()[0]:.200})."
+        ) from error
+    if device.type == "meta":
+        raise UsageError("--device meta: holds no values. Use cpu, or a GPU such as cuda.")
+    return device
 
 
 def check_together(recipe: Recipe, resume: bool) -> None:
@@ -156,20 +170,21 @@ def with_training(recipe: Recipe, minutes: float | None) -> Recipe:
     return replace(recipe, steps=steps)
 
 
-def _identity(source: Source, recipe: Recipe, layers: str | None, text: str | None) -> dict[str, Any]:
+def _identity(request: Request) -> dict[str, Any]:
     """What has to be the same for a stopped run to go on."""
+    recipe = request.recipe
     return {
         "gossamer": __version__,
-        "parent's sha256": source.fingerprint(),
+        "parent's sha256": request.source.fingerprint(),
         "steps": [step.to_dict() for step in recipe.steps],
         "skip": recipe.skip,
         **recipe.calibration.model_dump(),
-        "layers": layers,
-        "text": None if text is None else Path(text).name,
+        "layers": request.layers,
+        "text": None if request.text is None else Path(request.text).name,
     }
 
 
-def plan(
+def preview(
     model: str | Path,
     recipe: str | Recipe,
     *,
@@ -177,7 +192,7 @@ def plan(
     length: int | None = None,
     layers: str | None = None,
     minutes: float | None = None,
-) -> Plan:
+) -> Preview:
     """Return what `compress` would do with these arguments, without reading a weight or writing a byte."""
     recipe = with_training(with_calibration(load_recipe(recipe), samples, length, None), minutes)
-    return make_plan(open_model(model), recipe, layers)
+    return preview_of(open_model(model), recipe, layers)

@@ -54,7 +54,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Preview:
     """What a run would do, and what it would take; nothing has been written."""
 
     model: str
@@ -80,7 +80,7 @@ class Plan:
         }
 
 
-def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan:
+def preview_of(source: Source, recipe: Recipe, layers: str | None = None) -> Preview:
     """Return what compressing `source` by `recipe` would do; sizes are predicted, not measured."""
     selection = select(source, recipe, layers)
     chosen = dict(_all_steps(source, selection))
@@ -96,7 +96,7 @@ def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan
     packed = sum(
         predicted_bytes(shapes[name], steps, dtypes[f"{name}.weight"]) for name, steps in chosen.items()
     )
-    return Plan(
+    return Preview(
         model=str(source.path),
         recipe=recipe,
         layers=chosen,
@@ -359,7 +359,7 @@ def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, i
             * config.hidden_size
         )
         blocks = max(blocks, probe)
-    if recipe.calibration.aim and any(step.needs is Gram for step in recipe.steps):
+    if recipe.calibration.align and any(step.needs is Gram for step in recipe.steps):
         inputs = max(sum(shapes[name][1] for name in parts.linears(block)) for block in parts.blocks)
         blocks += min(tokens * inputs, SEEN_BYTES // 4)
     scattered = SCATTERED_BYTES if any(step.needs_text for step in recipe.steps) else 0

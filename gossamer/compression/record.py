@@ -1,53 +1,112 @@
-"""What a run writes about itself: the contents of `gossamer.json`, but for its time and memory."""
+"""What a run writes at its end: the other files of the folder, the check of loading it, and `gossamer.json`."""
 
 import datetime
+import platform
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
+from torch import Tensor
 
 from gossamer.checkpoint.manifest import FORMAT_VERSION
+from gossamer.checkpoint.plugin.quantizer import quantization_config
 from gossamer.checkpoint.sizes import by_part, parent_bytes
+from gossamer.checkpoint.write.side_files import copy_side_files
+from gossamer.checkpoint.write.writer import disk_errors
+from gossamer.compression.job import Job
+from gossamer.compression.outside import modules_outside_blocks
+from gossamer.compression.reload_check import reload_difference
+from gossamer.compression.state import RunState
+from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.version import __version__
 
-if TYPE_CHECKING:
-    from gossamer.compression.loop import Run
+
+def finish(job: Job, state: RunState, parent_config: dict[str, Any], outputs: Tensor) -> dict[str, Any]:
+    """Write the other files, load the folder again as a check, and return the manifest.
+
+    `parent_config` is the parent's config.json; `outputs` are those of the compressed model for the first batch.
+    RunError if the folder gives others.
+    """
+    config = {**parent_config, "architectures": [type(job.model).__name__], "dtype": "float32"}
+    config["quantization_config"] = quantization_config(state.packed, state.tied)
+    config.pop("_name_or_path", None)
+    with disk_errors(job.writer.out):
+        copy_side_files(job.source, job.writer.folder)
+    job.writer.add_json("config.json", config)
+    job.writer.finish()
+    job.progress("loading the result as a check", 0, 1)
+    batch = {key: value.cpu() for key, value in job.runner.batches[0].items()}
+    _let_go(job)
+    difference = reload_difference(
+        job.writer.folder, type(job.model), job.architecture.blocks, batch, outputs.cpu()
+    )
+    job.progress("loading the result as a check", 1, 1)
+    return manifest_of(job, state, difference)
 
 
-def manifest_of(run: "Run", reload_difference: float) -> dict[str, Any]:
+def _let_go(job: Job) -> None:
+    """Give back the memory of what is no longer needed: what the blocks returned, and what lies around them."""
+    job.runner.forget()
+    if job.dense is not None:
+        job.dense.forget()
+        job.dense.model.to_empty(device="meta")
+    for name in modules_outside_blocks(job.model, job.architecture.blocks):
+        job.source.release(name)
+
+
+def manifest_of(job: Job, state: RunState, reload_difference: float) -> dict[str, Any]:
     """Return the manifest of a run whose tensors are all written."""
-    bytes_by_name = {report.name: report.bytes for report in run.reports}
+    source = job.source
+    bytes_by_name = {report.name: report.bytes for report in state.reports}
     return {
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "gossamer_version": __version__,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "parent": {
-            "name": run.source.path.name,
-            "sha256": run.source.fingerprint(),
-            "size_bytes": run.source.size_bytes,
-            "bf16_bytes": 2 * run.source.num_parameters,
+            "name": source.path.name,
+            "sha256": source.fingerprint(),
+            "size_bytes": source.size_bytes,
+            "bf16_bytes": 2 * source.num_parameters,
         },
-        "recipe": run.recipe.to_dict(),
-        "recipe_yaml": run.recipe.to_yaml(),
-        "calibration": run.calibration,
-        "tensors": {name: {"meta": meta, "bytes": bytes_by_name[name]} for name, meta in run.packed.items()},
-        "tied": run.tied,
-        "layers": [asdict(report) for report in run.reports],
-        "blocks": run.block_reports,
-        "size": _sizes(run),
+        "recipe": job.recipe.to_dict(),
+        "recipe_yaml": job.recipe.to_yaml(),
+        "calibration": state.calibration,
+        "tensors": {
+            name: {"meta": meta, "bytes": bytes_by_name[name]} for name, meta in state.packed.items()
+        },
+        "tied": state.tied,
+        "layers": [asdict(report) for report in state.reports],
+        "blocks": [block.to_dict() for block in state.blocks],
+        "size": _sizes(job),
         "reload_max_difference": reload_difference,
-        "notes": run.notes,
+        "notes": state.notes,
         "measured": {},
     }
 
 
-def _sizes(run: "Run") -> dict[str, Any]:
-    files = sum(file.stat().st_size for file in run.writer.folder.rglob("*") if file.is_file())
+def effort(job: Job, state: RunState, memory: PeakMemory) -> dict[str, Any]:
+    """Return what the run took, for the manifest."""
     return {
-        "weights_bytes": sum(run.writer.tensor_bytes.values()),
+        "seconds": state.seconds(),
+        "minutes_given": None if job.time.total is None else job.time.total / 60,
+        "resumed": state.resumed,
+        "peak_memory_bytes": memory.peak_anonymous_bytes,
+        "peak_resident_bytes": memory.peak_resident_bytes,
+        "processes": job.processes.count,
+        "threads": torch.get_num_threads(),
+        "device": str(job.device),
+        "cpu": platform.processor() or platform.machine(),
+    }
+
+
+def _sizes(job: Job) -> dict[str, Any]:
+    writer, norms = job.writer, job.architecture.norms
+    files = sum(file.stat().st_size for file in writer.folder.rglob("*") if file.is_file())
+    return {
+        "weights_bytes": sum(writer.tensor_bytes.values()),
         "total_bytes": files,
-        "by_part": by_part(run.writer.tensor_bytes, run.parts.norms),
-        "parent_by_part": parent_bytes(run.source.reader.skeleton, run.parts.norms),
+        "by_part": by_part(writer.tensor_bytes, norms),
+        "parent_by_part": parent_bytes(job.source.reader.skeleton, norms),
     }

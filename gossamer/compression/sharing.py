@@ -8,7 +8,7 @@ O output features, I input features.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from typing import Any
 
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
-from gossamer.calibration.ranks import Ranks
 from gossamer.checkpoint.source import Source
-from gossamer.compression.block import matrix
+from gossamer.compression.layer import matrix
 from gossamer.compression.preview import Steps, pruned_share
+from gossamer.distributed.processes import Processes
 from gossamer.methods.allocate.saliency import (
     MOST_BITS,
     SharedSparsity,
@@ -34,12 +34,13 @@ from gossamer.methods.allocate.saliency import (
 from gossamer.methods.gptq import GPTQ
 from gossamer.methods.solve.low_rank import LowRankTarget
 from gossamer.methods.solve.pattern import NM, RowWindows
+from gossamer.methods.solve.target import PruneTarget
 from gossamer.progress import Progress
 from gossamer.recipe.recipe import Step
 
 
 @dataclass(frozen=True)
-class Shares:
+class Sharing:
     """What was found for the linears that share something, as far as the probe reached them."""
 
     changes: dict[str, list[dict[str, Any]]]
@@ -57,18 +58,20 @@ class Shares:
     def weights(self, name: str, step: Step) -> Tensor | None:
         """How a step is to weigh the outputs of a linear: all alike (None) where it has no part in this."""
         settings = step.settings
-        weighs = step.shares_sparsity and not isinstance(settings, LowRankTarget) and not settings.by_row  # type: ignore[attr-defined]
-        return self.importance_O.get(name) if weighs else None
+        if not step.shares_sparsity or isinstance(settings, LowRankTarget):
+            return None
+        assert isinstance(settings, PruneTarget)
+        return None if settings.by_row else self.importance_O.get(name)
 
 
 def shared_out(
     source: Source,
     linears: Mapping[str, Steps],
     ids_NL: Tensor,
-    ranks: Ranks,
+    processes: Processes,
     notes: list[str],
     progress: Progress,
-) -> Shares:
+) -> Sharing:
     """Measure, and share out what the steps ask for; nothing is measured if they ask for nothing of the kind.
 
     A model with more than one stack of blocks gets the same for every layer, and a note.
@@ -79,22 +82,74 @@ def shared_out(
         if any(step.shares_sparsity or step.shares_bits for step in own)
     }
     if not steps:
-        return Shares({}, {})
+        return Sharing({}, {})
     stack, *others = source.architecture.stacks
     if others:
         notes.append(
             "scope global and average_bits follow gradients through one stack of blocks, and this model has an encoder "
             "and a decoder: every layer got the recipe's sparsity and bits"
         )
-        return Shares({}, {})
+        return Sharing({}, {})
     hidden = int(source.config.get_text_config().hidden_size)
-    num_windows = max(probe_tokens(ids_NL.numel(), len(stack), hidden) // ids_NL.shape[1], ranks.size, 1)
+    num_windows = max(probe_tokens(ids_NL.numel(), len(stack), hidden) // ids_NL.shape[1], processes.count, 1)
     windows = [
         batch for ids in ids_NL[:num_windows].split(1) for batch in model_batches(source.model, ids, [])
     ]
-    seeds = ranks.share(range(len(windows)))
-    probe = _Probe(source, steps, BlockRunner(source.model, ranks.share(windows)), ranks, notes, progress)
+    seeds = processes.part(range(len(windows)))
+    probe = _Probe(
+        source, steps, BlockRunner(source.model, processes.part(windows)), processes, notes, progress
+    )
     return probe.measure(stack, seeds)
+
+
+@dataclass
+class _Costs:
+    """What it costs the model to prune and to round each linear, gathered from the last block to the first."""
+
+    sizes: dict[str, int] = field(default_factory=dict)
+    importance_O: dict[str, Tensor] = field(default_factory=dict)
+    weights: dict[Step, SharedSparsity] = field(default_factory=dict)
+    windows: dict[Step, dict[str, tuple[Tensor, int]]] = field(default_factory=dict)
+    roundings: dict[Step, dict[str, float]] = field(default_factory=dict)
+    untouched: list[str] = field(default_factory=list)
+    """Linears that no gradient reached."""
+
+    def see(self, name: str, steps: Steps, weight_OI: Tensor, fisher_OI: Tensor, fisher_O: Tensor) -> None:
+        if not bool(fisher_O.any()):
+            self.untouched.append(name)
+            return
+        self.sizes[name], self.importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
+        for step in steps:
+            if step.shares_sparsity:
+                self._see_pruned(name, step, weight_OI.square() * fisher_OI)
+            if step.shares_bits:
+                assert isinstance(step.settings, GPTQ)
+                cost = rounding_cost(weight_OI, step.settings, fisher_OI)
+                self.roundings.setdefault(step, {})[name] = cost
+
+    def _see_pruned(self, name: str, step: Step, cost_OI: Tensor) -> None:
+        assert isinstance(step.settings, PruneTarget)
+        pattern, num_inputs = step.settings.pattern, cost_OI.shape[1]
+        if not isinstance(pattern, NM):
+            self.weights.setdefault(step, SharedSparsity(step.settings.share)).add(name, cost_OI)
+        elif pattern.m <= num_inputs:  # else no window is whole: the layer keeps the recipe's N
+            gains_Om = window_gains(cost_OI, pattern.m)
+            self.windows.setdefault(step, {})[name] = (gains_Om, num_inputs)
+
+    def sparsities(self) -> dict[Step, dict[str, dict[str, Any]]]:
+        """What each step's settings become for each linear, where sparsity is shared out."""
+        found: dict[Step, dict[str, dict[str, Any]]] = {}
+        for step, shared in self.weights.items():
+            found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
+        for step, gains in self.windows.items():
+            assert isinstance(step.settings, PruneTarget)
+            pattern = step.settings.pattern
+            assert isinstance(pattern, NM)
+            found[step] = {
+                name: {"pattern": str(RowWindows(tuple(n_O), pattern.m)), "sparsity": None}
+                for name, n_O in shared_windows(gains, pattern.n, pattern.m).items()
+            }
+        return found
 
 
 class _Probe:
@@ -105,14 +160,14 @@ class _Probe:
         source: Source,
         steps: dict[str, Steps],
         runner: BlockRunner,
-        ranks: Ranks,
+        processes: Processes,
         notes: list[str],
         progress: Progress,
     ) -> None:
         self.source, self.steps, self.runner = source, steps, runner
-        self.ranks, self.notes, self.progress = ranks, notes, progress
+        self.processes, self.notes, self.progress = processes, notes, progress
 
-    def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Shares:
+    def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Sharing:
         what, total = "finding what each layer is worth", 2 * len(stack)
         returned: dict[str, list[Any]] = {}
         for number, block in enumerate(stack):
@@ -121,59 +176,29 @@ class _Probe:
             returned[block] = self.runner.run(block)
             self.runner.finish(block, returned[block], stack)
             self.source.release(block)
-        importance_O: dict[str, Tensor] = {}
-        sparsities: dict[Step, SharedSparsity] = {}
-        windows: dict[Step, dict[str, tuple[Tensor, int]]] = {}
-        roundings: dict[Step, dict[str, float]] = {}
-        sizes: dict[str, int] = {}
-        untouched: list[str] = []
+        costs = _Costs()
         for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
             self.progress(what, len(stack) + number, total)
             for name, module in self.linears(block).items():
                 weight_OI = matrix(module)
-                fisher_OI, fisher_O = self.together(own.get(name), weight_OI)
-                if not bool(fisher_O.any()):
-                    untouched.append(name)
-                    continue
-                sizes[name], importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
-                for step in self.steps[name]:
-                    if step.shares_sparsity:
-                        cost_OI = weight_OI.square() * fisher_OI
-                        pattern = step.settings.pattern  # type: ignore[attr-defined]
-                        if isinstance(pattern, NM) and pattern.m > weight_OI.shape[1]:
-                            pass  # no window is whole: the layer keeps the recipe's N
-                        elif isinstance(pattern, NM):
-                            gains_Om = window_gains(cost_OI, pattern.m)
-                            windows.setdefault(step, {})[name] = (gains_Om, weight_OI.shape[1])
-                        else:
-                            share = step.settings.share  # type: ignore[attr-defined]
-                            sparsities.setdefault(step, SharedSparsity(share)).add(name, cost_OI)
-                    if step.shares_bits:
-                        cost = rounding_cost(weight_OI, step.settings, fisher_OI)  # type: ignore[arg-type]
-                        roundings.setdefault(step, {})[name] = cost
+                costs.see(name, self.steps[name], weight_OI, *self.together(own.get(name), weight_OI))
             self.source.release(block)
         self.progress(what, total, total)
-        if untouched:
+        if costs.untouched:
             self.notes.append(
-                f"{len(untouched)} linears that no gradient reached (such as {untouched[0]}) got the recipe's sparsity "
-                "and bits"
+                f"{len(costs.untouched)} linears that no gradient reached (such as {costs.untouched[0]}) got the "
+                "recipe's sparsity and bits"
             )
-        found: dict[Step, dict[str, dict[str, Any]]] = {}
-        for step, shared in sparsities.items():
-            found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
-        for step, gains in windows.items():
-            n, m = step.settings.pattern.n, step.settings.pattern.m  # type: ignore[attr-defined]
-            found[step] = {
-                name: {"pattern": str(RowWindows(tuple(n_O), m)), "sparsity": None}
-                for name, n_O in shared_windows(gains, n, m).items()
-            }
-        for step, costs in roundings.items():
+        found = costs.sparsities()
+        for step, roundings in costs.roundings.items():
             found[step] = {
                 name: {"bits": width, "average_bits": None}
-                for name, width in self.bits(step, costs, sizes, found).items()
+                for name, width in self.bits(step, roundings, costs.sizes, found).items()
             }
-        changes = {name: [found.get(step, {}).get(name, {}) for step in self.steps[name]] for name in sizes}
-        return Shares(changes, importance_O)
+        changes = {
+            name: [found.get(step, {}).get(name, {}) for step in self.steps[name]] for name in costs.sizes
+        }
+        return Sharing(changes, costs.importance_O)
 
     def bits(
         self,
@@ -183,7 +208,8 @@ class _Probe:
         found: Mapping[Step, Mapping[str, dict[str, Any]]],
     ) -> dict[str, int]:
         """Share out bits over the weights that the steps before leave; pruned layers are stored in 4 or 8 of them."""
-        settings: GPTQ = step.settings  # type: ignore[assignment]
+        settings = step.settings
+        assert isinstance(settings, GPTQ)
         assert settings.average_bits is not None
         widths: dict[str, Sequence[int]] = {}
         density: dict[str, float] = {}
@@ -208,10 +234,10 @@ class _Probe:
         return {name: self.source.model.get_submodule(name) for name in names}
 
     def together(self, own: Curvature | None, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums of all ranks, of which some may not have reached the linear."""
+        """The sums of all processes, of which some may not have reached the linear."""
         if own is None:
             own = Curvature(torch.zeros_like(weight_OI), torch.zeros(len(weight_OI)))
-        return self.ranks.total(own.weight_OI), self.ranks.total(own.output_O)
+        return self.processes.total(own.weight_OI), self.processes.total(own.output_O)
 
 
 def _changed(step: Step, change: Mapping[str, Any]) -> Step:

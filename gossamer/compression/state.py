@@ -1,118 +1,140 @@
-"""What a run keeps after each block, and how a later process goes on from it.
+"""What a run has reached, kept after each block, and how a later process goes on from it.
 
 Besides what has been written, the next block needs what the last one returned, in both models, for every batch; the
 rest is the record of what was done, and is small. The embeddings are taken back from their packed form.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from torch import Tensor
 
-from gossamer.compression.block import LayerReport, Work
-from gossamer.compression.sharing import Shares
-from gossamer.compression.windows import Calibration
+from gossamer.calibration.observe import BlockRunner
+from gossamer.compression.layer import BlockReport, LayerReport
+from gossamer.compression.sharing import Sharing
 from gossamer.compression.work_folder import WorkFolder
-from gossamer.formats.packed import from_tensors, tensor_specs
 
 if TYPE_CHECKING:
-    from gossamer.calibration.observe import BlockRunner
-    from gossamer.compression.loop import Run
-
-RECORD = ("packed", "tied", "notes", "trained", "block_reports", "calibration")
-"""Attributes of a run that JSON holds as they are."""
-
+    from gossamer.compression.job import Job
 
 SHARE_OF_TIME = 0.03
 FREE_SECONDS = 10.0
 """Keeping states may take so long in all, and beyond that its share of a run's time: else blocks are passed over."""
 
 
-def save(run: "Run", folder: WorkFolder) -> None:
+@dataclass
+class RunState:
+    """What a run has reached. N samples, L tokens in a sample."""
+
+    ids_NL: Tensor
+    """The windows of text."""
+    calibration: dict[str, Any]
+    """Where they come from; JSON."""
+    sharing: Sharing
+    notes: list[str]
+    done: int = 0
+    """Blocks that are finished."""
+    packed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The declaration of every matrix that was packed, by name; JSON."""
+    tied: dict[str, str] = field(default_factory=dict)
+    """Modules that have the packed matrix of another one."""
+    written: set[str] = field(default_factory=set)
+    """Parameters that are written, or never will be because they are another one's copy."""
+    reports: list[LayerReport] = field(default_factory=list)
+    blocks: list[BlockReport] = field(default_factory=list)
+    resumed: int = 0
+    """How often the run was gone on with."""
+    seconds_before: float = 0.0
+    """What the processes before have taken."""
+    started: float = field(default_factory=time.monotonic)
+    keeping: tuple[float, float] = (0.0, 0.0)
+    """Seconds that keeping the state has taken: in all, and the last time."""
+
+    def seconds(self) -> float:
+        """Time that the run took so far, in all the processes that worked on it."""
+        return self.seconds_before + time.monotonic() - self.started
+
+
+def save(job: "Job", state: RunState, folder: WorkFolder) -> None:
     """Keep the state of a run between two blocks, unless that has come to take too long."""
     began = time.monotonic()
-    spent, last = run.seconds_keeping
-    if spent + last > max(FREE_SECONDS, SHARE_OF_TIME * run.seconds()):
+    spent, last = state.keeping
+    if spent + last > max(FREE_SECONDS, SHARE_OF_TIME * state.seconds()):
         return
-    state = {name: getattr(run, name) for name in RECORD} | {
-        "done": run.done,
-        "total": len(run.parts.blocks),
-        "written": sorted(run.written),
-        "reports": [asdict(report) for report in run.reports],
-        "seconds": run.seconds(),
-        "resumed": run.resumed,
+    record = {
+        "done": state.done,
+        "total": len(job.architecture.blocks),
+        "packed": state.packed,
+        "tied": state.tied,
+        "written": sorted(state.written),
+        "reports": [asdict(report) for report in state.reports],
+        "block_reports": [block.to_dict() for block in state.blocks],
+        "notes": state.notes,
+        "calibration": state.calibration,
+        "seconds": state.seconds(),
+        "resumed": state.resumed,
         "surroundings": _surroundings(),
-        "writer": run.writer.keep(),
-        "shares": run.shares.changes,
+        "writer": job.writer.keep(),
+        "shares": state.sharing.changes,
     }
     values = {
-        "ids": run.ids_NL,
+        "ids": state.ids_NL,
         "random": torch.get_rng_state(),
-        "importance": run.shares.importance_O,
-        "returned": _returned(run, run.runner),
-        "dense": None if run.dense is None else _returned(run, run.dense),
+        "importance": state.sharing.importance_O,
+        "returned": _returned(job, state, job.runner),
+        "dense": None if job.dense is None else _returned(job, state, job.dense),
     }
-    folder.save(state, values)
-    run.writer.remove_unused()
+    folder.save(record, values)
+    job.writer.remove_unused()
     last = time.monotonic() - began
-    run.seconds_keeping = (spent + last, last)
+    state.keeping = (spent + last, last)
 
 
-def kept_calibration(folder: WorkFolder) -> Calibration | None:
-    """Windows of text and their record, of a run that was stopped."""
-    if folder.progress is None:
+def load(folder: WorkFolder) -> RunState | None:
+    """The state of a run that was stopped; None if there was none."""
+    record = folder.progress
+    if record is None:
         return None
-    return folder.values()["ids"], folder.progress["calibration"]
-
-
-def kept_shares(folder: WorkFolder) -> Shares | None:
-    """What a run that was stopped has shared out."""
-    if folder.progress is None:
-        return None
-    return Shares(folder.progress["shares"], folder.values()["importance"])
-
-
-def restore(run: "Run", folder: WorkFolder) -> None:
-    """Put a run that has been calibrated where the stopped one was; UsageError if it saw another text."""
-    state = folder.progress
-    assert state is not None
-    folder.compare("calibration text", state["calibration"], run.calibration)
     values = folder.values()
-    for name in RECORD:
-        setattr(run, name, state[name])
-    run.done, run.written = state["done"], set(state["written"])
-    run.reports = [LayerReport(**{**each, "shape": tuple(each["shape"])}) for each in state["reports"]]
-    run.seconds_before, run.resumed = state["seconds"], state["resumed"] + 1
-    run.writer.restore(state["writer"])
-    _note_surroundings(run, state["surroundings"])
-    _restore_embedding(run)
-    for runner, returned in ((run.runner, values["returned"]), (run.dense, values["dense"])):
-        for stack, (name, batches) in zip(run.parts.stacks, returned or (), strict=False):
+    return RunState(
+        ids_NL=values["ids"],
+        calibration=record["calibration"],
+        sharing=Sharing(record["shares"], values["importance"]),
+        notes=record["notes"],
+        done=record["done"],
+        packed=record["packed"],
+        tied=record["tied"],
+        written=set(record["written"]),
+        reports=[LayerReport.of(each) for each in record["reports"]],
+        blocks=[BlockReport.of(each) for each in record["block_reports"]],
+        resumed=record["resumed"] + 1,
+        seconds_before=record["seconds"],
+    )
+
+
+def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
+    """Put writer, models and random numbers where the stopped run had them; UsageError if it saw another text."""
+    record = folder.progress
+    assert record is not None
+    folder.compare("calibration text", state.calibration, job.calibration)
+    job.writer.restore(record["writer"])
+    state.notes += _changed_surroundings(state.done, record["surroundings"])
+    values = folder.values()
+    for runner, returned in ((job.runner, values["returned"]), (job.dense, values["dense"])):
+        for stack, (name, batches) in zip(job.architecture.stacks, returned or (), strict=False):
             assert runner is not None
             runner.finish(name, batches, stack)
     torch.set_rng_state(values["random"])
 
 
-def _returned(run: "Run", runner: "BlockRunner") -> list[Any]:
+def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[Any]:
     """Name and outputs of the last finished block of each stack that was begun."""
-    last = [[name for name in stack if name in run.blocks_done()] for stack in run.parts.stacks]
+    done = {name for name, _ in job.places()[: state.done]}
+    last = [[name for name in stack if name in done] for stack in job.architecture.stacks]
     return [(names[-1], runner.returned(names[-1])) for names in last if names]
-
-
-def _restore_embedding(run: "Run") -> None:
-    """Give the modules that were packed before the blocks the values that were written."""
-    blocks = tuple(f"{block}." for block in run.parts.blocks)
-    for name, meta in run.packed.items():
-        if not name.startswith(blocks):
-            stored = run.writer.tensors(f"{name}.{key}" for key in tensor_specs(meta))
-            packed = from_tensors(
-                meta, {key.removeprefix(f"{name}."): value for key, value in stored.items()}
-            )
-            Work.put(run.model.get_submodule(name), packed.unpack())
-    run.tie()
-    run.forget_dense_embedding()
 
 
 def _surroundings() -> dict[str, Any]:
@@ -124,11 +146,12 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
-def _note_surroundings(run: "Run", then: dict[str, Any]) -> None:
+def _changed_surroundings(done: int, then: dict[str, Any]) -> list[str]:
     now = _surroundings()
     changed = [f"{key} {then[key]} before, {now[key]} after" for key in now if then[key] != now[key]]
-    if changed:
-        run.notes.append(
-            f"stopped after block {run.done} and resumed in other surroundings ({', '.join(changed)}): the last bits "
-            "may differ from those of a run that was not stopped"
-        )
+    if not changed:
+        return []
+    return [
+        f"stopped after block {done} and resumed in other surroundings ({', '.join(changed)}): the last bits "
+        "may differ from those of a run that was not stopped"
+    ]

@@ -20,7 +20,7 @@ from gossamer.progress import Progress
 from gossamer.recipe.recipe import Recipe
 from gossamer.runtime.memory import available_bytes
 
-Calibration = tuple[Tensor, dict[str, Any]]
+CalibrationText = tuple[Tensor, dict[str, Any]]
 """ids_NL, and the record of where they come from."""
 SELF_WRITTEN = "written by the model itself"
 
@@ -38,7 +38,7 @@ def with_calibration(recipe: Recipe, samples: int | None, length: int | None, se
 
 def calibration_samples(
     source: Source, recipe: Recipe, text: str | None, progress: Progress, notes: list[str]
-) -> Calibration:
+) -> CalibrationText:
     """Return ids_NL to calibrate on, and the record of where they come from."""
     settings = recipe.calibration
     tokenizer = source.tokenizer()

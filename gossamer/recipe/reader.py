@@ -13,6 +13,8 @@ from gossamer.recipe.recipe import Calibration, Recipe, Step
 from gossamer.recipe.table import METHODS, Method
 
 RECIPE_FOLDER = Path(__file__).parent / "shipped"
+FORMER_KEYS = {"aim": "align"}
+"""Keys of `calibration` as recipes of version 0.1 had them."""
 
 
 def shipped_recipes() -> dict[str, Recipe]:
@@ -132,6 +134,7 @@ class _Reader:
             return {}
         if not isinstance(value, dict):
             raise self._error((key,), f"`{key}` must be a table, got {value!r}")
+        value = {FORMER_KEYS.get(name, name): each for name, each in value.items()}
         self._check_keys(value, Calibration.model_fields, (key,))
         return value
 

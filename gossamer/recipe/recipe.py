@@ -38,7 +38,7 @@ class Calibration(BaseModel):
     samples: int = Field(default=32, ge=1)
     length: int = Field(default=512, ge=8)
     seed: int = 0
-    aim: bool = True
+    align: bool = True
     """Fit each layer to the dense model's outputs; false: to its own on what the compressed layers before give."""
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from gguf.constants import GGMLQuantizationType
-from gossamer.recipe.reader import parse_recipe
 
 import gossamer
 from gossamer.checkpoint.summary import describe_format, inspect, share_of_zeros
 from gossamer.formats.low_rank import LowRankWeight
+from gossamer.recipe.reader import parse_recipe
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models import KINDS, save_tiny, tiny_model
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gossamer.recipe.reader import shipped_recipes
 
 from gossamer.checkpoint import manifest
 from gossamer.checkpoint.manifest import read_manifest
@@ -18,6 +17,7 @@ from gossamer.cli import app as cli
 from gossamer.errors import RunError
 from gossamer.evaluation import evaluate
 from gossamer.evaluation.speed import compare as speed
+from gossamer.recipe.reader import shipped_recipes
 from tests.conftest import Case
 
 COMMANDS = (

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from gossamer.recipe.reader import parse_recipe
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
@@ -18,11 +17,12 @@ from transformers.pytorch_utils import Conv1D
 import gossamer
 from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.write import writer
+from gossamer.compression import stages
 from gossamer.compression.compress import with_training
-from gossamer.compression.loop import Run
 from gossamer.compression.windows import calibration_samples, with_calibration
 from gossamer.errors import CalibrationError, CheckpointError, DataError, RecipeError, RunError, UsageError
 from gossamer.formats.low_rank import LowRankWeight, residual_mask
+from gossamer.recipe.reader import parse_recipe
 from tests.conftest import CALIBRATION, RECIPE, Case, read_packed, read_tensors
 from tests.models import CAUSAL_KINDS, KINDS, save_tiny, tiny_inputs, tiny_model
 
@@ -274,13 +274,13 @@ def test_later_blocks_see_what_the_compressed_earlier_ones_return(
     parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Tensor] = {}
-    real = Run._apply
+    real = stages.apply_steps
 
-    def noting(self: Any, work: Any, steps: Any, statistic: Any) -> None:
-        seen[work.name] = statistic.value().clone()
-        real(self, work, steps, statistic)
+    def noting(job: Any, layer: Any, steps: Any, statistic: Any) -> None:
+        seen[layer.name] = statistic.value().clone()
+        real(job, layer, steps, statistic)
 
-    monkeypatch.setattr(Run, "_apply", noting)
+    monkeypatch.setattr(stages, "apply_steps", noting)
     recipe = "steps: [{layers: '*', method: sparsegpt, sparsity: 0.7}]"
     small_run(parent("llama"), recipe, tmp_path / "out", text=str(text), **CALIBRATION)
     source = open_model(parent("llama"))
@@ -384,7 +384,7 @@ def test_a_low_rank_part_brings_the_outputs_closer(parent, text: Path, tmp_path:
 
 
 def test_aiming_at_the_dense_model_brings_the_outputs_closer(parent, text: Path, tmp_path: Path) -> None:
-    recipe = "calibration: {{aim: {}}}\nsteps: [{{layers: '*', method: gptq, bits: 2, group_size: 32}}]"
+    recipe = "calibration: {{align: {}}}\nsteps: [{{layers: '*', method: gptq, bits: 2, group_size: 32}}]"
     dense, ids_NL = tiny_model("llama"), tiny_inputs("llama", batch_size=4, seed=9)["input_ids"]
     distances = {}
     for aim in ("true", "false"):

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from gossamer.recipe.reader import load_recipe, parse_recipe
 
 import gossamer
 from gossamer.checkpoint.source import open_model
-from gossamer.compression import compress as pipeline
-from gossamer.compression.loop import Run
-from gossamer.compression.preview import head_is_tied, make_plan, predicted_bytes, select
+from gossamer.compression import compress as compression
+from gossamer.compression import job
+from gossamer.compression.preview import head_is_tied, predicted_bytes, preview_of, select
 from gossamer.errors import RecipeError, UsageError
+from gossamer.recipe.reader import load_recipe, parse_recipe
 from tests.models import KINDS
 
 RTN = (
@@ -83,9 +83,9 @@ def test_an_impossible_recipe_is_refused_before_any_work(
     def never(*_args: object) -> None:
         raise AssertionError("work was done")
 
-    monkeypatch.setattr(Run, "calibrate", never)
+    monkeypatch.setattr(job, "calibration_samples", never)
     for attempt in (
-        lambda: pipeline.plan(parent("llama"), parse_recipe(recipe)),
+        lambda: compression.preview(parent("llama"), parse_recipe(recipe)),
         lambda: gossamer.compress(parent("llama"), parse_recipe(recipe), out=tmp_path / "out", text="x"),
     ):
         with pytest.raises(RecipeError) as caught:
@@ -97,20 +97,20 @@ def test_an_impossible_recipe_is_refused_before_any_work(
 
 def test_layers_that_match_nothing_are_named(parent) -> None:
     with pytest.raises(RecipeError, match=r"--layers 'decoder\.\*'"):
-        pipeline.plan(
+        compression.preview(
             parent("llama"), parse_recipe(RTN.replace("bits: 8", "group_size: null")), layers="decoder.*"
         )
 
 
 def test_a_compressed_model_is_not_compressed_again(compressed) -> None:
     with pytest.raises(UsageError, match="compressed already"):
-        pipeline.plan(compressed("llama").folder, "int8")
+        compression.preview(compressed("llama").folder, "int8")
 
 
 def test_calibration_settings_out_of_range_are_refused(parent) -> None:
     for settings in ({"samples": 0}, {"length": 7}, {"samples": -3}):
         with pytest.raises(UsageError, match=f"--{next(iter(settings))}"):
-            pipeline.plan(parent("llama"), "int8", **settings)
+            compression.preview(parent("llama"), "int8", **settings)
 
 
 # ---- sizes ------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ PAIRS = [
 def test_the_predicted_size_is_within_two_percent(prune: str, quantize: str, tmp_path: Path, parent) -> None:
     steps = ", ".join(each for each in (PRUNE.get(prune), QUANTIZE.get(quantize)) if each)
     recipe = parse_recipe(f"steps: [{steps}]")
-    foretold = pipeline.plan(parent("llama"), recipe)
+    foretold = compression.preview(parent("llama"), recipe)
     made = gossamer.compress(parent("llama"), recipe, out=tmp_path / "out")
     assert list(foretold.layers) == [layer["name"] for layer in made.manifest["layers"]] or quantize == "all"
     assert foretold.predicted_bytes == pytest.approx(made.manifest["size"]["weights_bytes"], rel=0.02)
@@ -166,7 +166,7 @@ LOW_RANK = [
 @pytest.mark.parametrize("steps", LOW_RANK)
 def test_the_predicted_size_counts_low_rank_parts(steps: str, tmp_path: Path, parent, text: Path) -> None:
     recipe = parse_recipe(f"calibration: {{samples: 2, length: 32}}\nsteps: [{steps}]")
-    foretold = pipeline.plan(parent("llama"), recipe)
+    foretold = compression.preview(parent("llama"), recipe)
     made = gossamer.compress(parent("llama"), recipe, out=tmp_path / "out", text=str(text))
     assert foretold.predicted_bytes == pytest.approx(made.manifest["size"]["weights_bytes"], rel=0.02)
 
@@ -186,7 +186,7 @@ def test_a_matrix_of_real_size_takes_what_the_arithmetic_says(dtype: torch.dtype
 
 
 def test_a_plan_tells_in_json_what_would_be_done(parent) -> None:
-    told = make_plan(
+    told = preview_of(
         open_model(parent("llama")), parse_recipe(RTN.replace("bits: 8", "group_size: null"))
     ).to_dict()
     assert told["num_linears"] == 15

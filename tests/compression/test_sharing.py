@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from gossamer.recipe.reader import parse_recipe
 
 import gossamer
-from gossamer.compression.compress import plan
+from gossamer.compression.compress import preview
 from gossamer.errors import RecipeError
+from gossamer.recipe.reader import parse_recipe
 from tests.conftest import CALIBRATION, read_packed
 from tests.models import save_tiny
 
@@ -58,7 +58,7 @@ def test_windows_keep_as_many_as_their_row_needs_and_the_average_holds(
 def test_wanda_leaves_the_weights_that_stay_as_they_were(parent, text: Path, tmp_path: Path) -> None:
     made = gossamer.compress(
         parent("llama"),
-        parse_recipe("calibration: {aim: false}\n" + GLOBAL.format("wanda", "")),
+        parse_recipe("calibration: {align: false}\n" + GLOBAL.format("wanda", "")),
         out=tmp_path / "out",
         text=str(text),
         **CALIBRATION,
@@ -98,7 +98,7 @@ def test_bits_go_where_rounding_costs_most_and_the_average_holds(parent, text: P
     average = sum(layer["bits"] * size for layer, size in zip(layers, sizes, strict=True)) / sum(sizes)
     assert 4.2 < average <= 4.6
     assert len({layer["bits"] for layer in layers}) > 1
-    predicted = plan(parent("llama"), parse_recipe(recipe)).predicted_bytes
+    predicted = preview(parent("llama"), parse_recipe(recipe)).predicted_bytes
     assert made.manifest["size"]["weights_bytes"] == pytest.approx(predicted, rel=0.1)
     with pytest.raises(RecipeError, match="average_bits"):
         parse_recipe(recipe.replace("bits: 4,", "bits: 5,"))
@@ -117,7 +117,7 @@ def test_on_a_mask_layers_get_4_or_8_bits_and_the_average_of_kept_weights_holds(
     assert {layer["bits"] for layer in layers} == {4, 8}
     assert 4.1 < average <= 4.6 + 0.02, "windows cannot keep the share exactly"
     assert made.manifest["size"]["weights_bytes"] == pytest.approx(
-        plan(parent("llama"), recipe).predicted_bytes, rel=0.1
+        preview(parent("llama"), recipe).predicted_bytes, rel=0.1
     )
 
 
@@ -139,7 +139,7 @@ def test_two_stacks_get_the_same_in_every_layer_and_a_note(parent, text: Path, t
     assert {layer["sparsity"] for layer in made.manifest["layers"]} == {0.0, 0.5}
     assert {layer["bits"] for layer in made.manifest["layers"]} == {4, None}
     assert made.manifest["size"]["weights_bytes"] == pytest.approx(
-        plan(parent("t5"), recipe).predicted_bytes, rel=0.01
+        preview(parent("t5"), recipe).predicted_bytes, rel=0.01
     )
     assert any("scope global" in note for note in made.manifest["notes"])
 
@@ -153,16 +153,16 @@ def test_patterns_that_fix_the_sparsity_and_steps_that_come_later_are_refused(pa
     save_tiny("llama", tmp_path / "untied", tie_word_embeddings=False)
     for head in ("method: admm, scope: global", "method: gptq, bits: 4, average_bits: 4.5"):
         with pytest.raises(RecipeError, match="head"):
-            plan(tmp_path / "untied", parse_recipe(f"steps: [{{layers: ['*', head], {head}}}]"))
+            preview(tmp_path / "untied", parse_recipe(f"steps: [{{layers: ['*', head], {head}}}]"))
     mixed = "{layers: '*', method: gptq, bits: 4, average_bits: 5, group_size: 32}"
     for before in ("method: threshold, threshold: 0.1", "method: magnitude, scope: global"):
         with pytest.raises(RecipeError, match="one threshold"):
-            plan(parent("llama"), parse_recipe(f"steps: [{{layers: '*', {before}}}, {mixed}]"))
+            preview(parent("llama"), parse_recipe(f"steps: [{{layers: '*', {before}}}, {mixed}]"))
     five = mixed.replace("average_bits: 5", "average_bits: 6").replace("bits: 4", "bits: 5")
     with pytest.raises(RecipeError, match="4 or 8 bits"):
-        plan(parent("llama"), parse_recipe(f"steps: [{{layers: '*', method: wanda}}, {five}]"))
+        preview(parent("llama"), parse_recipe(f"steps: [{{layers: '*', method: wanda}}, {five}]"))
     with pytest.raises(RecipeError, match="first"):
-        plan(
+        preview(
             parent("llama"),
             parse_recipe(
                 "steps: [{layers: '*', method: wanda, sparsity: 0.2}, "

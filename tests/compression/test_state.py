@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from gossamer.recipe.reader import parse_recipe
 
 import gossamer
 from gossamer.checkpoint.write import writer
 from gossamer.errors import UsageError
+from gossamer.recipe.reader import parse_recipe
 from tests.conftest import RECIPE, read_tensors
 from tests.models import save_tiny
 
@@ -27,7 +27,7 @@ steps:
   - {layers: [embeddings, head], method: rtn, bits: 8, group_size: 32}
 """
 PUBLISHED = """
-calibration: {samples: 4, length: 32, aim: false}
+calibration: {samples: 4, length: 32, align: false}
 steps:
   - {layers: "*", method: wanda, pattern: "2:4"}
 """

@@ -1,7 +1,6 @@
 """Levels are words for steps, and an assignment of them is a plain recipe."""
 
 import pytest
-from gossamer.recipe.reader import parse_recipe
 
 from gossamer.errors import RecipeError
 from gossamer.frontier.levels import (
@@ -16,6 +15,7 @@ from gossamer.frontier.levels import (
     recipe_of,
 )
 from gossamer.methods.solve.low_rank import LowRankTarget
+from gossamer.recipe.reader import parse_recipe
 from gossamer.recipe.recipe import Calibration
 
 LINEARS = [f"blocks.{number}.{kind}" for number in range(3) for kind in ("attn.q", "attn.o", "mlp.up")]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gossamer.recipe.reader import load_recipe
 
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest
@@ -16,6 +15,7 @@ from gossamer.data.sources import read_documents
 from gossamer.errors import CalibrationError, DataError, UsageError
 from gossamer.frontier import candidates as hunt
 from gossamer.frontier import costs, problem
+from gossamer.recipe.reader import load_recipe
 
 QUICK: dict[str, Any] = {"samples": 4, "length": 32, "windows": 2, "minutes": 10}
 BUDGET = "size=85KB"

@@ -2,14 +2,14 @@
 
 import pytest
 import yaml
-from gossamer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
-from gossamer.recipe.table import METHODS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.calibration.statistics import Gram, InputNorm
 from gossamer.errors import RecipeError
+from gossamer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
 from gossamer.recipe.recipe import Calibration, Recipe
+from gossamer.recipe.table import METHODS
 
 FULL = """description: all there is
 calibration: {samples: 7, length: 64, seed: 3}

@@ -15,8 +15,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import RunError, UsageError
-from gossamer.report import html
-from gossamer.report import record
+from gossamer.report import html, record
 from gossamer.report.figures import Point, heat_map, scatter, size_bars
 from gossamer.report.page import default_names, render, write_report
 from gossamer.report.record import TIMES

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from gossamer.recipe.reader import parse_recipe
 from torch import Tensor
 
 import gossamer
 from gossamer.checkpoint.loading import load
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import CheckpointError, UnsupportedModelError, UsageError
+from gossamer.recipe.reader import parse_recipe
 from gossamer.rotation import families as rotation
 from tests.checkpoint.gguf_files import write_gguf
 from tests.conftest import read_tensors

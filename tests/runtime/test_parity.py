@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from gossamer.recipe.reader import parse_recipe
 from torch import Tensor
 
 import gossamer
 from gossamer.checkpoint.loading import load
 from gossamer.kernels import dispatch
+from gossamer.recipe.reader import parse_recipe
 from gossamer.runtime.engine import Engine, Sampling
 from tests.models import save_tiny
 from tests.runtime.engines import FAMILIES, error, exact, save_family, text_ids

@@ -30,7 +30,7 @@ ROWS_AT_ONCE = 1024
 """Solved for in float64."""
 
 
-def aimed(dense_OI: Tensor, weight_OI: Tensor, moments: Moments, notes: list[str]) -> Tensor:
+def aligned(dense_OI: Tensor, weight_OI: Tensor, moments: Moments, notes: list[str]) -> Tensor:
     """Return the weight W* for the dense weight W and the present one W', float32.
 
     Dead inputs keep their weights. CalibrationError if the moments are not finite or the Gram matrix is not

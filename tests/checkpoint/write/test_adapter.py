@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from gossamer.recipe.reader import parse_recipe
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import gossamer
 from gossamer.errors import UsageError
+from gossamer.recipe.reader import parse_recipe
 from tests.models import tiny_inputs
 
 RECIPE = """

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from gossamer.recipe.reader import parse_recipe
 
 import gossamer
 from gossamer.errors import UsageError
+from gossamer.recipe.reader import parse_recipe
 from tests.conftest import Case, read_tensors
 from tests.models import KINDS, tiny_inputs
 

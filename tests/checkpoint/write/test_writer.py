@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from gossamer.recipe.reader import parse_recipe
 from torch import Tensor
 
 import gossamer
@@ -22,6 +21,7 @@ from gossamer.checkpoint.read.folder import SINGLE, read_folder
 from gossamer.checkpoint.write import side_files, writer
 from gossamer.checkpoint.write.writer import FolderWriter, check_target
 from gossamer.errors import RunError, UsageError
+from gossamer.recipe.reader import parse_recipe
 from tests.conftest import RECIPE, read_tensors
 from tests.models import save_tiny, tiny_inputs
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from gossamer.calibration.statistics import Moments
-from gossamer.methods.solve.align import RIDGE_TOKENS, aimed
+from gossamer.methods.solve.align import RIDGE_TOKENS, aligned
 
 
 def streams(num_tokens=400_000, num_inputs=24, num_outputs=8, seed=0):
@@ -22,7 +22,7 @@ def test_the_weight_is_ridge_regression_on_what_the_dense_model_gives():
     x_TI, dense_TI, drift_TO, weight_OI = streams()
     moments = Moments(24)
     moments.update_pair(x_TI, dense_TI, drift_TO)
-    got_OI = aimed(weight_OI, weight_OI, moments, [])
+    got_OI = aligned(weight_OI, weight_OI, moments, [])
     x, dense, drift, weight = (each.double().numpy() for each in (x_TI, dense_TI, drift_TO, weight_OI))
     gram = x.T @ x / len(x)
     gram += RIDGE_TOKENS / len(x) * np.diag(gram).mean() * np.eye(24)
@@ -38,7 +38,7 @@ def test_the_outputs_come_closer_to_the_dense_stream():
     wanted_TO = dense_TI @ weight_OI.T + drift_TO
     errors = [
         float((x_TI @ each.T - wanted_TO).square().sum())
-        for each in (weight_OI, aimed(weight_OI, weight_OI, moments, []))
+        for each in (weight_OI, aligned(weight_OI, weight_OI, moments, []))
     ]
     assert errors[1] < 0.85 * errors[0]
 
@@ -49,7 +49,7 @@ def test_a_few_tokens_move_the_weight_little():
     for num_tokens in (1000, 100_000):
         moments = Moments(24)
         moments.update_pair(x_TI[:num_tokens], dense_TI[:num_tokens], drift_TO[:num_tokens])
-        shifts.append(float((aimed(weight_OI, weight_OI, moments, []) - weight_OI).norm()))
+        shifts.append(float((aligned(weight_OI, weight_OI, moments, []) - weight_OI).norm()))
     assert shifts[0] < 0.1 * shifts[1]
 
 
@@ -59,5 +59,5 @@ def test_where_nothing_was_lost_the_weight_stays_and_dead_inputs_keep_theirs():
     moments = Moments(24)
     moments.update_pair(x_TI, x_TI)
     notes: list[str] = []
-    torch.testing.assert_close(aimed(weight_OI, weight_OI, moments, notes), weight_OI, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(aligned(weight_OI, weight_OI, moments, notes), weight_OI, atol=1e-5, rtol=1e-5)
     assert notes == ["1 of 24 inputs are zero in all calibration data"]

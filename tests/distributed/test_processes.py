@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from gossamer.recipe.reader import parse_recipe
 
 import gossamer
-from gossamer.calibration.ranks import Ranks
 from gossamer.compression.compress import check_together
+from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
+from gossamer.recipe.reader import parse_recipe
 from tests.conftest import read_packed
 from tests.models import save_tiny
 
 PRUNED = """
-calibration: {{samples: 130, length: 32, aim: {aim}}}
+calibration: {{samples: 130, length: 32, align: {aim}}}
 steps:
   - {{layers: "*", method: {method}, sparsity: 0.5}}
   - {{layers: head, method: gptq, bits: 4, group_size: 32}}
@@ -103,10 +103,10 @@ def test_training_and_resuming_are_refused_for_several_processes() -> None:
 
 def test_batches_are_shared_out_once_each_and_too_few_are_refused() -> None:
     shares = []
-    for rank in range(3):
-        ranks = Ranks()
-        ranks.size, ranks.rank = 3, rank
-        shares.append(ranks.share(range(8)))
+    for index in range(3):
+        processes = Processes()
+        processes.count, processes.index = 3, index
+        shares.append(processes.part(range(8)))
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
     with pytest.raises(UsageError, match="3 processes, but the calibration text makes 2 batches"):
-        ranks.share(range(2))
+        processes.part(range(2))
