@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Moments, Statistic
 from gossamer.compression.preview import Steps
 from gossamer.errors import GossamerError
-from gossamer.methods.reconstruct import Reconstruct, block_weight
+from gossamer.methods.reconstruct import Reconstruct
 from gossamer.methods.solve.align import aimed
 from gossamer.methods.solve.error import output_energy, relative_output_error
 from gossamer.methods.solve.layer_weight import LayerWeight
@@ -46,12 +45,6 @@ class LayerReport:
     notes: list[str]
     steps: list[dict[str, Any]] = field(default_factory=list)
     """`method` of each step in order, and the `relative_error` after it."""
-
-
-def matrix(module: nn.Module) -> Tensor:
-    """The weight of a linear or an embedding as [O, I], contiguous; transformers' Conv1D holds it transposed."""
-    weight = block_weight(module).detach()
-    return (weight.T if isinstance(module, Conv1D) else weight).contiguous()
 
 
 @dataclass
@@ -103,20 +96,8 @@ class Work:
         layer = LayerWeight(self.dense_OI)
         return layer if self.layer.mask_OI is None else layer.pruned(self.layer.mask_OI)
 
-    @staticmethod
-    def put(module: nn.Module, weight_OI: Tensor) -> None:
-        """Give the module these weights."""
-        weight = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
-        module.weight = nn.Parameter(weight, requires_grad=False)
-
-    def mask_for(self, module: nn.Module) -> Tensor | None:
-        """The mask in the shape of the module's weight."""
-        mask_OI = self.layer.mask_OI
-        return mask_OI.T if mask_OI is not None and isinstance(module, Conv1D) else mask_OI
-
-    def take(self, module: nn.Module) -> None:
-        """Take over the weights of the module after it was trained."""
-        weight_OI = matrix(module)
+    def take(self, weight_OI: Tensor) -> None:
+        """Take over the weights that training made of these."""
         self._judged = None
         layer = self._with_whole(weight_OI)
         self.layer = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)

@@ -11,6 +11,7 @@ import torch
 from gossamer.calibration.ranks import Ranks
 from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.untouched import untouched
 from gossamer.checkpoint.write.writer import FolderWriter, Nowhere, check_target
 from gossamer.compression.loop import Run
 from gossamer.compression.preview import Plan, make_plan
@@ -94,6 +95,8 @@ def compress(
         ):
             run = Run(source, recipe, layers, writer, progress, ranks, minutes)
             work.begin(_identity(source, recipe, layers, text))
+            for note in untouched(source.architecture).notes:
+                progress(note, 0, 0)
             run.calibrate(text, length is not None, kept_calibration(work), kept_shares(work))
             if work.progress is None:
                 run.embedding()

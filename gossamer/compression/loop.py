@@ -30,7 +30,7 @@ from gossamer.checkpoint.plugin.quantizer import quantization_config
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.side_files import copy_side_files
 from gossamer.checkpoint.write.writer import FolderWriter, disk_errors
-from gossamer.compression.block import LayerReport, Phase, Work, matrix, phases
+from gossamer.compression.block import LayerReport, Phase, Work, phases
 from gossamer.compression.preview import Steps, select, stored_dtypes
 from gossamer.compression.record import manifest_of
 from gossamer.compression.reload_check import reload_difference
@@ -305,7 +305,7 @@ class Run:
         assert wanted is not None
         assert self.dense is not None
         self.progress(f"reconstructing {block}", 0, 1)
-        masks = {name: self.work[name].mask_for(self.model.get_submodule(name)) for name in names}
+        weights = {self.parts.matrix(name).holder(self.model): self._stored_mask(name) for name in names}
         vectors = vectors_of(self.model.get_submodule(block))
         before = [each.data for each in vectors]
         with self.time.training() as seconds:
@@ -317,14 +317,19 @@ class Run:
                             residual_after(self.dense, block, until, number) for number in range(len(targets))
                         ]
                 gain = reconstruct(
-                    self.runner, block, targets, masks, settings, until=until, but=settled, seconds=seconds
+                    self.runner, block, targets, weights, settings, until=until, but=settled, seconds=seconds
                 )  # fmt: skip
                 self.trained.setdefault(block, []).append(asdict(gain))
         settled += [
             each for each, value in zip(vectors, before, strict=True) if not torch.equal(each.data, value)
         ]
         for name in names:
-            self.work[name].take(self.model.get_submodule(name))
+            self.work[name].take(self.parts.matrix(name).get(self.model))
+
+    def _stored_mask(self, name: str) -> Tensor | None:
+        """The mask of a matrix, the way round that the model holds it."""
+        mask_OI = self.work[name].layer.mask_OI
+        return None if mask_OI is None else self.parts.matrix(name).as_stored(mask_OI)
 
     def _parts(self, block: str, apart: bool) -> list[tuple[list[str], str | None]]:
         """The linears that are trained apart, and where each part ends."""
@@ -395,18 +400,19 @@ class Run:
                     work.layer = work.layer.weighed(weight_O.rsqrt())
                 error = work.error(work.layer.whole_OI)
                 work.steps.append({"method": step.method, "relative_error": error})
-        work.put(self.model.get_submodule(work.name), work.layer.whole_OI)
+        self.parts.matrix(work.name).put(self.model, work.layer.whole_OI)
 
     def _pack(self, work: Work, block: int | None) -> None:
         """Hand the packed form of one matrix to the writer, and put the values that it has in its place."""
         started, name, layer = time.monotonic(), work.name, work.layer
-        dtype = self.stored_dtypes[f"{name}.weight"]
+        matrix = self.parts.matrix(name)
+        dtype = self.stored_dtypes[matrix.parameter]
         packed = pack(layer.weight_OI, layer.mask_OI, layer.quantized, dtype, layer.factors)
         weight_OI = self.ranks.same(packed.unpack())
-        work.put(self.model.get_submodule(name), weight_OI)
+        matrix.put(self.model, weight_OI)
         self.packed[name] = packed.meta()
         self.writer.add({f"{name}.{key}": tensor for key, tensor in packed.tensors().items()})
-        self.written.add(f"{name}.weight")
+        self.written.add(matrix.parameter)
         self.reports.append(
             LayerReport(
                 name=name,
@@ -436,7 +442,7 @@ class Run:
         self.block_reports.append(report)
 
     def _work(self, name: str) -> Work:
-        return Work(name, matrix(self.model.get_submodule(name)))
+        return Work(name, self.parts.matrix(name).get(self.model))
 
     def _will_be_packed(self) -> set[str]:
         """Parameters outside of the blocks that get a packed form."""

@@ -13,8 +13,8 @@ import torch
 from gossamer.calibration.gradients import probe_tokens
 from gossamer.calibration.pairs import SEEN_BYTES
 from gossamer.calibration.statistics import Gram
-from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
+from gossamer.checkpoint.untouched import Untouched, untouched
 from gossamer.checkpoint.write.writer import SHARD_BYTES
 from gossamer.errors import RecipeError, UsageError
 from gossamer.formats.bitmask import integer_values
@@ -61,6 +61,8 @@ class Plan:
     recipe: Recipe
     layers: dict[str, Steps]
     num_linears: int
+    untouched: Untouched
+    """What stays dense in the blocks because it is no linear."""
     parent_bf16_bytes: int
     predicted_bytes: int
     memory_bytes: int
@@ -73,6 +75,8 @@ class Plan:
             "recipe": self.recipe.to_dict(),
             "layers": {name: [step.to_dict() for step in steps] for name, steps in self.layers.items()},
             "num_linears": self.num_linears,
+            "untouched": self.untouched.to_dict(),
+            "notes": self.untouched.notes,
             "parent_bf16_bytes": self.parent_bf16_bytes,
             "predicted_bytes": self.predicted_bytes,
             "memory_bytes": self.memory_bytes,
@@ -88,26 +92,27 @@ def make_plan(source: Source, recipe: Recipe, layers: str | None = None) -> Plan
         chosen = {name: _with_bits(steps) for name, steps in chosen.items()}
     shapes = _shapes(source)
     dtypes = stored_dtypes(source)
-    untouched = sum(
+    matrices = source.architecture.matrices
+    touched = {matrices[name].parameter for name in chosen}
+    kept = sum(
         parameter.numel() * dtypes[name].itemsize
         for name, parameter in source.reader.skeleton.named_parameters()
-        if name.removesuffix(".weight") not in chosen
+        if name not in touched
     )
     packed = sum(
-        predicted_bytes(shapes[name], steps, dtypes[f"{name}.weight"]) for name, steps in chosen.items()
+        predicted_bytes(shapes[name], steps, dtypes[matrices[name].parameter])
+        for name, steps in chosen.items()
     )
     return Plan(
         model=str(source.path),
         recipe=recipe,
         layers=chosen,
         num_linears=len(source.architecture.all_linears),
+        untouched=untouched(source.architecture),
         parent_bf16_bytes=2 * source.num_parameters,
-        predicted_bytes=packed + untouched,
+        predicted_bytes=packed + kept,
         memory_bytes=_memory_bytes(source, recipe, shapes),
-        disk_bytes=packed
-        + untouched
-        + min(packed + untouched, SHARD_BYTES)
-        + 2 * _state_bytes(source, recipe),
+        disk_bytes=packed + kept + min(packed + kept, SHARD_BYTES) + 2 * _state_bytes(source, recipe),
     )
 
 
@@ -162,12 +167,9 @@ def _all_steps(source: Source, selection: Selection) -> Iterator[tuple[str, Step
 
 def _shapes(source: Source) -> dict[str, tuple[int, int]]:
     """(O, I) of every linear and of the token embedding."""
-    skeleton, parts = source.reader.skeleton, source.architecture
-    shapes = {name: linear_shape(skeleton.get_submodule(name)) for name in parts.all_linears}
-    if parts.token_embedding is not None:
-        rows, columns = skeleton.get_submodule(parts.token_embedding).weight.shape
-        shapes[parts.token_embedding] = (rows, columns)
-    return shapes
+    parts = source.architecture
+    embedding = () if parts.token_embedding is None else (parts.token_embedding,)
+    return {name: parts.matrix(name).shape for name in (*parts.all_linears, *embedding)}
 
 
 def _check(source: Source, selection: Selection) -> None:

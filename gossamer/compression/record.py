@@ -2,6 +2,7 @@
 
 import datetime
 from dataclasses import asdict
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ import transformers
 
 from gossamer.checkpoint.manifest import FORMAT_VERSION
 from gossamer.checkpoint.sizes import by_part, parent_bytes
+from gossamer.checkpoint.untouched import untouched
 from gossamer.version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 def manifest_of(run: "Run", reload_difference: float) -> dict[str, Any]:
     """Return the manifest of a run whose tensors are all written."""
     bytes_by_name = {report.name: report.bytes for report in run.reports}
+    dense = untouched(run.parts)
+    zeros = sum(report.sparsity * prod(report.shape) for report in run.reports if report.block is not None)
     return {
         "format_version": FORMAT_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -36,9 +40,11 @@ def manifest_of(run: "Run", reload_difference: float) -> dict[str, Any]:
         "tied": run.tied,
         "layers": [asdict(report) for report in run.reports],
         "blocks": run.block_reports,
+        "untouched": dense.to_dict(),
+        "block_sparsity": zeros / max(dense.block_weights, 1),
         "size": _sizes(run),
         "reload_max_difference": reload_difference,
-        "notes": run.notes,
+        "notes": [*dense.notes, *run.notes],
         "measured": {},
     }
 

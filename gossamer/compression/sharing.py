@@ -20,7 +20,6 @@ from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
 from gossamer.calibration.ranks import Ranks
 from gossamer.checkpoint.source import Source
-from gossamer.compression.block import matrix
 from gossamer.compression.preview import Steps, pruned_share
 from gossamer.methods.allocate.saliency import (
     MOST_BITS,
@@ -129,8 +128,8 @@ class _Probe:
         untouched: list[str] = []
         for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
             self.progress(what, len(stack) + number, total)
-            for name, module in self.linears(block).items():
-                weight_OI = matrix(module)
+            for name in self.linears(block):
+                weight_OI = self.source.architecture.matrix(name).get(self.source.model)
                 fisher_OI, fisher_O = self.together(own.get(name), weight_OI)
                 if not bool(fisher_O.any()):
                     untouched.append(name)

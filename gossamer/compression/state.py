@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from gossamer.compression.block import LayerReport, Work
+from gossamer.compression.block import LayerReport
 from gossamer.compression.sharing import Shares
 from gossamer.compression.windows import Calibration
 from gossamer.compression.work_folder import WorkFolder
@@ -110,7 +110,7 @@ def _restore_embedding(run: "Run") -> None:
             packed = from_tensors(
                 meta, {key.removeprefix(f"{name}."): value for key, value in stored.items()}
             )
-            Work.put(run.model.get_submodule(name), packed.unpack())
+            run.parts.matrix(name).put(run.model, packed.unpack())
     run.tie()
     run.forget_dense_embedding()
 
