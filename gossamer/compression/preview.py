@@ -6,6 +6,7 @@ Nothing is read but names, shapes and types, so that mistakes are found before a
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
 
 import torch
@@ -141,7 +142,8 @@ def select(source: Source, recipe: Recipe, layers: str | None = None) -> Selecti
     if not any((selection.linears, selection.embedding, selection.head)):
         narrowed = f" and --layers '{layers}'" if layers else ""
         raise RecipeError(
-            f"no layer of {source.path} matches the recipe{narrowed}. Its linears are named like '{inside[0]}'."
+            f"no layer of {source.path} matches the recipe{narrowed}. Its linears are named like '{inside[0]}'. "
+            + " ".join(untouched(parts).notes)
         )
     _check(source, selection)
     return selection
@@ -353,7 +355,11 @@ def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, i
     tokens = recipe.calibration.samples * recipe.calibration.length
     hidden = tokens * config.hidden_size
     vocabulary = min(tokens, 2048) * config.vocab_size
-    blocks = WORKING_COPIES * largest
+    blocks = WORKING_COPIES * largest + max(
+        sum(map(prod, parts.block_others[block].values()))
+        + sum(parts.matrix(name).numel for name in parts.block_experts[block])
+        for block in parts.blocks
+    )
     if any(step.shares_sparsity or step.shares_bits for step in recipe.steps):
         probe = (
             probe_tokens(tokens, len(parts.blocks), config.hidden_size)

@@ -11,6 +11,7 @@ from gossamer.checkpoint.architecture import describe
 from gossamer.checkpoint.summary import inspect
 from gossamer.checkpoint.untouched import untouched
 from gossamer.compression.compress import plan
+from gossamer.errors import RecipeError
 from gossamer.recipe.reader import parse_recipe
 from tests.models import tiny_experts, tiny_model, tiny_tokenizer
 
@@ -104,3 +105,15 @@ def test_a_run_says_first_and_last_what_stays_dense(experts: Path, tmp_path: Pat
     assert made.manifest["untouched"]["expert_weights"] == 2 * EXPERTS
     assert made.manifest["block_sparsity"] == pytest.approx(0.5 * (1 - SHARE))
     assert inspect(tmp_path / "small").sparsity == pytest.approx(0.5 * (1 - SHARE), abs=1e-4)
+
+
+def test_a_recipe_for_experts_alone_is_refused_and_says_why(experts: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no layer of .* NOT COMPRESSED: 75\.1%"):
+        plan(experts, parse_recipe(HALF.replace("'*'", "'*.mlp.*'")))
+
+
+def test_the_memory_of_a_run_counts_the_experts_of_a_block(experts: Path, tmp_path: Path) -> None:
+    wide = tmp_path / "wide"
+    tiny_experts("qwen3_moe", moe_intermediate_size=96).save_pretrained(wide)
+    recipe = parse_recipe(HALF)
+    assert plan(wide, recipe).memory_bytes - plan(experts, recipe).memory_bytes == 4 * EXPERTS
