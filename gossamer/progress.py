@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with (what is being done, done, total)."""
+"""Called with (what is being done, done, total). A total of 0 is no work but a notice, to be shown as it is."""
 Count = Callable[[int, int], None]
 """Called with (done, total), where what is being done is clear."""
 

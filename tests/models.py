@@ -124,6 +124,43 @@ def tiny_model(kind: str, seed: int = 0, **changes: Any) -> transformers.PreTrai
     return model.eval()
 
 
+_MIXTURE: dict[str, Any] = {"num_experts_per_tok": 2, "num_local_experts": 4, "output_router_logits": False}
+_EXPERTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**_DECODER, **_MIXTURE}),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        "Qwen3MoeConfig",
+        {**_DECODER, **_MIXTURE, "num_experts": 4, "moe_intermediate_size": 48, "tie_word_embeddings": False},
+    ),
+    "gpt_oss": ("GptOssForCausalLM", "GptOssConfig", {**_DECODER, **_MIXTURE}),
+    "llama4": (
+        "Llama4ForCausalLM",
+        "Llama4TextConfig",
+        {
+            **_DECODER,
+            **_MIXTURE,
+            "intermediate_size_mlp": 96,
+            "moe_layers": [0, 1],
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+EXPERT_KINDS = tuple(_EXPERTS)
+"""Models whose experts transformers keeps in one parameter for each layer; the last two as [E, I, O]."""
+
+
+def tiny_experts(kind: str, **changes: Any) -> transformers.PreTrainedModel:
+    """Return a random model with four experts in each of its two blocks, as `tiny_model` does."""
+    name, config_name, settings = _EXPERTS[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = getattr(transformers, name)(getattr(transformers, config_name)(**{**settings, **changes}))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0.0, 0.1)
+    return model.eval()
+
+
 def tiny_inputs(kind: str, batch_size: int = 2, length: int = 12, seed: int = 0) -> dict[str, Tensor]:
     """Return seeded keyword arguments for `tiny_model(kind)`."""
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Where the blocks, linears, embeddings, norms and heads of a model are, found by structure.
+"""Where the blocks, weight matrices, embeddings, norms and heads of a model are, found by structure.
 
 Nothing here knows a model by its name. A *stack* is a `ModuleList` of modules of one class, outside every
 other stack, whose children contain linears that read and write a common width (hidden -> hidden). A *block*
@@ -9,13 +9,11 @@ stacks. Works on the meta device: only shapes are read.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
+from gossamer.checkpoint.matrix import LINEAR_TYPES, Matrix, expert_matrices, matrix_of
 from gossamer.errors import UnsupportedModelError
-
-LINEAR_TYPES = (nn.Linear, Conv1D)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +26,12 @@ class Architecture:
     """Names of blocks: one stack for a decoder or an encoder, two (encoder, decoder) for T5 or Whisper."""
     block_linears: dict[str, tuple[str, ...]]
     """Block name -> full names of the linears in it."""
+    block_experts: dict[str, tuple[str, ...]]
+    """Block name -> names of the matrices of its fused experts; experts that are linears are among these."""
+    block_others: dict[str, dict[str, tuple[int, ...]]]
+    """Block name -> its other parameters of two and more dimensions with their shapes: no known matrix holds them."""
+    matrices: dict[str, Matrix]
+    """Handles of all linears, embeddings and experts by name."""
     other_linears: tuple[str, ...]
     """Linears outside every block that are not the output head: poolers, projections, classifiers."""
     embeddings: tuple[str, ...]
@@ -47,6 +51,15 @@ class Architecture:
     def linears(self, block: str) -> tuple[str, ...]:
         """Return the full names of the linears of one block; KeyError for a name that is no block."""
         return self.block_linears[block]
+
+    def matrix(self, name: str) -> Matrix:
+        """Return the handle of a weight matrix; UnsupportedModelError, with the name, for anything else."""
+        if name not in self.matrices:
+            raise UnsupportedModelError(
+                f"{name}: expected a linear, an embedding or an expert of {self.model_class}, got none such. Which way "
+                "round another parameter holds its weights is not known, so that it can only stay as it is."
+            )
+        return self.matrices[name]
 
     @property
     def all_linears(self) -> tuple[str, ...]:
@@ -69,16 +82,33 @@ def describe(model: PreTrainedModel) -> Architecture:
             "found none. Gossamer compresses block by block and cannot handle this architecture."
         )
     blocks = tuple(name for stack in stacks for name in stack)
-    block_linears = {name: tuple(_linear_names(model.get_submodule(name), name)) for name in blocks}
+    held = {name: _block_matrices(name, model.get_submodule(name)) for name in blocks}
+    block_linears, block_experts = (
+        {
+            name: tuple(each.name for each in held[name] if (each.expert is not None) == fused)
+            for name in blocks
+        }
+        for fused in (False, True)
+    )
     inside = tuple(name + "." for name in blocks)
     outside = [(name, module) for name, module in model.named_modules() if not name.startswith(inside)]
     names = {id(module): name for name, module in model.named_modules()}
     head = _name_of(model.get_output_embeddings(), names)
+    around = [
+        found
+        for name, module in model.named_modules(
+            remove_duplicate=False
+        )  # T5 has one embedding under three names
+        if not name.startswith(inside) and (found := matrix_of(name, module)) is not None
+    ]
     return Architecture(
         model_class=type(model).__name__,
         model_type=model.config.model_type,
         stacks=stacks,
         block_linears=block_linears,
+        block_experts=block_experts,
+        block_others={name: _others(name, model.get_submodule(name), held[name]) for name in blocks},
+        matrices={each.name: each for each in (*around, *(each for name in blocks for each in held[name]))},
         other_linears=tuple(n for n, m in outside if isinstance(m, LINEAR_TYPES) and n != head),
         embeddings=tuple(name for name, module in outside if isinstance(module, nn.Embedding)),
         token_embedding=_name_of(_input_embedding(model), names),
@@ -101,14 +131,6 @@ def is_norm(module: nn.Module) -> bool:
     return leaf and "norm" in type(module).__name__.lower() and weight is not None and weight.ndim == 1
 
 
-def linear_shape(module: nn.Module) -> tuple[int, int]:
-    """Return (O, I) of a linear; `Conv1D` stores its weight transposed, [I, O]."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    rows, columns = weight.shape
-    return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
-
-
 def _find_stacks(module: nn.Module, prefix: str) -> Iterator[tuple[str, ...]]:
     """Walk the tree in registration order; do not look inside what has been found."""
     for name, child in module.named_children():
@@ -127,15 +149,28 @@ def _is_stack(module: nn.Module) -> bool:
 
 
 def _keeps_a_width(block: nn.Module) -> bool:
-    shapes = [linear_shape(m) for m in block.modules() if isinstance(m, LINEAR_TYPES)]
+    linears = [matrix_of(name, m) for name, m in block.named_modules() if isinstance(m, LINEAR_TYPES)]
+    shapes = [linear.shape for linear in linears if linear is not None]
     outputs, inputs = {o for o, _ in shapes}, {i for _, i in shapes}
     return bool(outputs & inputs)
 
 
-def _linear_names(block: nn.Module, prefix: str) -> Iterator[str]:
-    for name, module in block.named_modules():
-        if isinstance(module, LINEAR_TYPES):
-            yield f"{prefix}.{name}"
+def _block_matrices(block: str, module: nn.Module) -> list[Matrix]:
+    """The linears and the fused experts of a block, in the order of its modules."""
+    found: list[Matrix] = []
+    for local, each in module.named_modules():
+        name = f"{block}.{local}" if local else block
+        if isinstance(each, LINEAR_TYPES) and (linear := matrix_of(name, each)) is not None:
+            found.append(linear)
+        found += expert_matrices(name, each)
+    return found
+
+
+def _others(block: str, module: nn.Module, matrices: list[Matrix]) -> dict[str, tuple[int, ...]]:
+    """Parameters of a block that have two dimensions or more and belong to none of the matrices."""
+    known = {matrix.parameter for matrix in matrices}
+    parameters = ((f"{block}.{local}", each) for local, each in module.named_parameters())
+    return {name: tuple(each.shape) for name, each in parameters if each.ndim > 1 and name not in known}
 
 
 def _input_embedding(model: PreTrainedModel) -> nn.Module | None:

@@ -4,18 +4,19 @@ Weights are read one at a time (mapped, dequantized or unpacked), so a model of 
 O output features, I input features.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gossamer.checkpoint.architecture import LINEAR_TYPES, linear_shape
 from gossamer.checkpoint.read.gguf import GGUFModelReader
 from gossamer.checkpoint.read.huggingface import FolderReader
 from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.untouched import Untouched, untouched
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.packed import PackedWeight
 from gossamer.layers.packed_module import PackedModule
@@ -44,6 +45,20 @@ class MatrixSummary:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherSummary:
+    """A parameter of a block with two dimensions or more that is no linear: fused experts, a router, a convolution."""
+
+    name: str
+    shape: tuple[int, ...]
+    """As it is held: fused experts have the experts first."""
+    expert_matrices: int
+    """How many matrices of experts lie in it; 0 for other parameters."""
+    parameters: int
+    sparsity: float
+    """Share of exact zeros."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What `gossamer inspect` shows."""
 
@@ -55,6 +70,10 @@ class Summary:
     """Number of blocks in each stack: (30,) for a decoder, (encoder, decoder) for T5."""
     matrices: tuple[MatrixSummary, ...]
     """In the order in which they run: embeddings, blocks, other linears, head."""
+    others: tuple[OtherSummary, ...]
+    """What in the blocks is no linear, and stays dense."""
+    untouched: Untouched
+    """How much that is."""
     tied: tuple[tuple[str, str], ...]
     num_parameters: int
     """All parameters, tied ones once."""
@@ -63,7 +82,7 @@ class Summary:
     size_bytes: int
     """Bytes on disk: weights, configuration, tokenizer."""
     sparsity: float
-    """Share of exact zeros in the linears of the blocks."""
+    """Share of exact zeros in all weights of the blocks: linears, experts, and what else has two dimensions."""
     bits_per_parameter: float
     """8 * weight_bytes / num_parameters."""
     unused_tensors: tuple[str, ...]
@@ -79,7 +98,12 @@ class Summary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists, dictionaries and numbers, ready for JSON."""
-        return {**asdict(self), "num_blocks": self.num_blocks}
+        return {
+            **asdict(self),
+            "num_blocks": self.num_blocks,
+            "untouched": self.untouched.to_dict(),
+            "notes": self.untouched.notes,
+        }
 
 
 def inspect(path_or_id: str | Path) -> Summary:
@@ -92,7 +116,10 @@ def summarise(source: Source) -> Summary:
     architecture = source.architecture
     matrices = tuple(_matrices(source))
     inside = [matrix for matrix in matrices if matrix.role == "block"]
-    in_blocks = sum(matrix.parameters for matrix in inside)
+    others = tuple(_others(source))
+    zeros = sum(each.sparsity * each.parameters for each in inside)
+    zeros += sum(each.sparsity * each.parameters for each in others)
+    counted = untouched(architecture)
     weight_bytes = _weight_bytes(source)
     return Summary(
         path=str(source.path),
@@ -101,11 +128,13 @@ def summarise(source: Source) -> Summary:
         model_type=architecture.model_type,
         stacks=tuple(len(stack) for stack in architecture.stacks),
         matrices=matrices,
+        others=others,
+        untouched=counted,
         tied=architecture.tied,
         num_parameters=source.num_parameters,
         weight_bytes=weight_bytes,
         size_bytes=source.size_bytes,
-        sparsity=sum(m.sparsity * m.parameters for m in inside) / max(in_blocks, 1),
+        sparsity=zeros / max(counted.block_weights, 1),
         bits_per_parameter=8 * weight_bytes / max(source.num_parameters, 1),
         unused_tensors=source.unused_tensors,
     )
@@ -113,7 +142,6 @@ def summarise(source: Source) -> Summary:
 
 def _matrices(source: Source) -> Iterator[MatrixSummary]:
     architecture = source.architecture
-    skeleton = source.reader.skeleton
     roles = [(name, "embedding") for name in architecture.embeddings]
     roles += [(name, "block") for block in architecture.blocks for name in architecture.linears(block)]
     roles += [(name, "other") for name in architecture.other_linears]
@@ -121,16 +149,25 @@ def _matrices(source: Source) -> Iterator[MatrixSummary]:
         roles.append((architecture.output_head, "head"))
     known: dict[str, tuple[int, float, str]] = {}
     for name, role in roles:
-        yield _matrix(source, name, role, skeleton.get_submodule(name), known)
+        yield _matrix(source, name, role, known)
 
 
-def _matrix(
-    source: Source, name: str, role: str, module: nn.Module, known: dict[str, tuple[int, float, str]]
-) -> MatrixSummary:
-    """Summarise one module; `known` holds what `_stored` returned for originals that others are tied to."""
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    shape = linear_shape(module) if isinstance(module, LINEAR_TYPES) else (weight.shape[0], weight.shape[1])
+def _others(source: Source) -> Iterator[OtherSummary]:
+    """Summarise what in the blocks is no linear."""
+    parts, skeleton, reader = source.architecture, source.reader.skeleton, source.reader
+    for block in parts.blocks:
+        experts = Counter(parts.matrix(name).parameter for name in parts.block_experts[block])
+        for name in (*experts, *parts.block_others[block]):
+            held = skeleton.get_parameter(name)
+            stored = (
+                reader.read(name) if isinstance(reader, GGUFModelReader) else source.model.get_parameter(name)
+            )
+            yield OtherSummary(name, tuple(held.shape), experts[name], held.numel(), share_of_zeros(stored))
+
+
+def _matrix(source: Source, name: str, role: str, known: dict[str, tuple[int, float, str]]) -> MatrixSummary:
+    """Summarise one matrix; `known` holds what `_stored` returned for originals that others are tied to."""
+    matrix = source.architecture.matrix(name)
     tied = dict(source.architecture.tied).get(f"{name}.weight")
     original = tied.removesuffix(".weight") if tied else name
     if original not in known:
@@ -138,7 +175,7 @@ def _matrix(
     size_bytes, sparsity, stored = known[original]
     if tied is not None:
         size_bytes, stored = 0, f"tied to {original}"
-    return MatrixSummary(name, role, shape, weight.numel(), size_bytes, sparsity, stored)
+    return MatrixSummary(name, role, matrix.shape, matrix.numel, size_bytes, sparsity, stored)
 
 
 def _stored(source: Source, name: str) -> tuple[int, float, str]:

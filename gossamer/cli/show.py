@@ -33,6 +33,9 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
         said: set[tuple[str, int]] = set()
 
         def advance(what: str, done: int, total: int) -> None:
+            if total == 0:
+                console.print(what, style="bold", highlight=False, soft_wrap=True)
+                return
             if not console.is_terminal:
                 tenth = 10 * done // max(total, 1)
                 if (what, tenth) not in said:
@@ -91,7 +94,19 @@ def print_summary(summary: dict[str, Any]) -> None:
             f"{matrix['sparsity']:.1%}",
             f"{matrix['size_bytes']:,}",
         )
-    _out().print(table)
+    for other in summary["others"]:
+        held = f"{other['expert_matrices']} matrices of experts" if other["expert_matrices"] else "no linear"
+        table.add_row(
+            other["name"],
+            " x ".join(map(str, other["shape"])),
+            held,
+            f"{other['sparsity']:.1%}",
+            "stays dense",
+        )
+    console = _out()
+    console.print(table)
+    for note in summary["notes"]:
+        console.print(note, style="bold", soft_wrap=True)
 
 
 def print_plan(plan: dict[str, Any]) -> None:
@@ -106,6 +121,7 @@ def print_plan(plan: dict[str, Any]) -> None:
             ("predicted size of the weights", _mb(plan["predicted_bytes"])),
             ("memory needed, about", _mb(plan["memory_bytes"])),
             ("disk needed while it runs, about", _mb(plan["disk_bytes"])),
+            *[("note", note) for note in plan["notes"]],
         ],
     )
     table = _table("steps", "layer", "steps")
@@ -125,19 +141,12 @@ def print_plan(plan: dict[str, Any]) -> None:
 
 def print_compressed(result: dict[str, Any]) -> None:
     size, run, parent = result["size"], result["run"], result["parent"]
-    shares = [
-        (layer["sparsity"], layer["shape"][0] * layer["shape"][1], layer["block"])
-        for layer in result["layers"]
-    ]
-    inside = [(share, count) for share, count, block in shares if block is not None]
-    total = sum(count for _share, count in inside)
     ranks = [layer["rank"] for layer in result["layers"] if layer["rank"] is not None]
-    sparsity = sum(share * count for share, count in inside) / total if total else 0.0
     _rows(
         f"wrote {result['folder']}",
         [
             ("size", f"{_mb(size['total_bytes'])} ({_mb(parent['bf16_bytes'])} in bf16)"),
-            ("sparsity of the blocks", f"{sparsity:.2%}"),
+            ("sparsity of the blocks", f"{result['block_sparsity']:.2%}"),
             ("matrices packed", str(len(result["layers"]))),
             *([("rank of the low-rank parts", f"{min(ranks)} to {max(ranks)}")] if ranks else []),
             ("time", _number(run["seconds"], 1, " s")),

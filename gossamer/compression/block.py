@@ -50,7 +50,9 @@ def _enter(job: Job, state: RunState, name: str) -> BlockWork:
     if job.dense is not None:
         job.dense.model.set_submodule(name, twin(job.model.get_submodule(name)))
         wanted, seen = run_dense(job.dense, name, job.architecture.linears(name))
-    layers = {linear: LayerWork.of(job.model, linear) for linear in job.steps_of(name)}
+    layers = {
+        linear: LayerWork.of(job.model, job.architecture.matrix(linear)) for linear in job.steps_of(name)
+    }
     return BlockWork(name, state.done, layers, wanted, seen)
 
 

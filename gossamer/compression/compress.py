@@ -9,6 +9,7 @@ import torch
 
 from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.source import open_model
+from gossamer.checkpoint.untouched import untouched
 from gossamer.checkpoint.write.writer import FolderWriter, Nowhere, check_target
 from gossamer.compression.job import Request, prepare
 from gossamer.compression.loop import compress_model
@@ -104,6 +105,8 @@ def _write(
     ):
         select(request.source, request.recipe, request.layers)  # refused before a stopped run is compared
         work.begin(_identity(request))
+        for note in untouched(request.source.architecture).notes:
+            progress(note, 0, 0)
         kept = load(work)
         job, state = prepare(request, processes, writer, progress, kept)
         if kept is not None:

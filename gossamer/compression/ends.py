@@ -20,7 +20,7 @@ def compress_embedding(job: Job, state: RunState) -> None:
     name = job.architecture.token_embedding
     if not job.selection.embedding or name is None:
         return
-    layer = LayerWork.of(job.model, name)
+    layer = LayerWork.of(job.model, job.architecture.matrix(name))
     apply_steps(job, layer, job.selection.embedding, None)
     pack_layer(job, state, layer, None)
     tie(job.model, job.architecture)
@@ -43,7 +43,7 @@ def compress_head(job: Job, state: RunState) -> Tensor:
         with observed(wanted) as statistics:
             for _ in job.runner.outputs() if wanted else ():
                 pass
-        layer = LayerWork.of(job.model, name)
+        layer = LayerWork.of(job.model, job.architecture.matrix(name))
         apply_steps(job, layer, job.selection.head, merged(job.processes, statistics).get(name))
         pack_layer(job, state, layer, None)
     return main_output(next(job.runner.outputs())).float()
@@ -73,7 +73,7 @@ def restore_ends(job: Job, state: RunState) -> None:
             packed = from_tensors(
                 meta, {key.removeprefix(f"{name}."): value for key, value in stored.items()}
             )
-            LayerWork.of(job.model, name).put(job.model, packed.unpack())
+            job.architecture.matrix(name).put(job.model, packed.unpack())
     tie(job.model, job.architecture)
     forget_dense_embedding(job, state)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.statistics import Gram, Moments, Statistic
+from gossamer.checkpoint.matrix import Matrix
 from gossamer.errors import GossamerError
-from gossamer.methods.reconstruct import Reconstructed, block_weight
+from gossamer.methods.reconstruct import Reconstructed
 from gossamer.methods.solve.align import aligned
 from gossamer.methods.solve.error import output_energy, relative_output_error
 from gossamer.methods.solve.layer_weight import LayerWeight
@@ -86,17 +86,11 @@ class BlockReport:
         return cls(value["name"], value.get("output_error"), gains)
 
 
-def matrix(module: nn.Module) -> Tensor:
-    """The weight of a linear or an embedding as [O, I], contiguous; transformers' Conv1D holds it transposed."""
-    weight = block_weight(module).detach()
-    return (weight.T if isinstance(module, Conv1D) else weight).contiguous()
-
-
 @dataclass
 class LayerWork:
     """One matrix on its way through the steps of a recipe."""
 
-    name: str
+    matrix: Matrix
     dense_OI: Tensor
     weight: LayerWeight = field(init=False)
     aligned_OI: Tensor | None = None
@@ -142,27 +136,27 @@ class LayerWork:
         return layer if self.weight.mask_OI is None else layer.pruned(self.weight.mask_OI)
 
     @classmethod
-    def of(cls, model: nn.Module, name: str) -> "LayerWork":
-        """The matrix of that name, as it is in the model."""
-        return cls(name, matrix(model.get_submodule(name)))
+    def of(cls, model: nn.Module, matrix: Matrix) -> "LayerWork":
+        """The matrix as it is in the model."""
+        return cls(matrix, matrix.get(model))
+
+    @property
+    def name(self) -> str:
+        return self.matrix.name
 
     def put(self, model: nn.Module, weight_OI: Tensor | None = None) -> None:
         """Give the model these weights, or those that the steps have made."""
-        module = model.get_submodule(self.name)
-        weight_OI = self.weight.whole_OI if weight_OI is None else weight_OI
-        weight = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
-        module.weight = nn.Parameter(weight, requires_grad=False)
+        self.matrix.put(model, self.weight.whole_OI if weight_OI is None else weight_OI)
 
-    def stored_mask(self, model: nn.Module) -> Tensor | None:
+    def stored_mask(self) -> Tensor | None:
         """The mask in the shape in which the model holds the weight."""
-        mask_OI, module = self.weight.mask_OI, model.get_submodule(self.name)
-        return mask_OI.T if mask_OI is not None and isinstance(module, Conv1D) else mask_OI
+        mask_OI = self.weight.mask_OI
+        return None if mask_OI is None else self.matrix.as_stored(mask_OI)
 
     def take(self, model: nn.Module) -> None:
         """Take over the weights that the model has after training."""
-        weight_OI = matrix(model.get_submodule(self.name))
         self._judged = None
-        layer = self._with_whole(weight_OI)
+        layer = self._with_whole(self.matrix.get(model))
         self.weight = layer if layer.mask_OI is None else layer.pruned(layer.mask_OI)
 
     def _with_whole(self, whole_OI: Tensor) -> LayerWeight:

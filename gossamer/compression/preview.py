@@ -6,6 +6,7 @@ Nothing is read but names, shapes and types, so that mistakes are found before a
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ import torch
 from gossamer.calibration.gradients import probe_tokens
 from gossamer.calibration.pairs import SEEN_BYTES
 from gossamer.calibration.statistics import Gram
-from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
+from gossamer.checkpoint.untouched import Untouched, untouched
 from gossamer.checkpoint.write.writer import SHARD_BYTES
 from gossamer.errors import RecipeError, UsageError
 from gossamer.formats.bitmask import integer_values
@@ -61,6 +62,8 @@ class Preview:
     recipe: Recipe
     layers: dict[str, Steps]
     num_linears: int
+    untouched: Untouched
+    """What stays dense in the blocks because it is no linear."""
     parent_bf16_bytes: int
     predicted_bytes: int
     memory_bytes: int
@@ -73,6 +76,8 @@ class Preview:
             "recipe": self.recipe.to_dict(),
             "layers": {name: [step.to_dict() for step in steps] for name, steps in self.layers.items()},
             "num_linears": self.num_linears,
+            "untouched": self.untouched.to_dict(),
+            "notes": self.untouched.notes,
             "parent_bf16_bytes": self.parent_bf16_bytes,
             "predicted_bytes": self.predicted_bytes,
             "memory_bytes": self.memory_bytes,
@@ -88,26 +93,27 @@ def preview_of(source: Source, recipe: Recipe, layers: str | None = None) -> Pre
         chosen = {name: _with_bits(steps) for name, steps in chosen.items()}
     shapes = _shapes(source)
     dtypes = stored_dtypes(source)
-    untouched = sum(
+    matrices = source.architecture.matrices
+    touched = {matrices[name].parameter for name in chosen}
+    kept = sum(
         parameter.numel() * dtypes[name].itemsize
         for name, parameter in source.reader.skeleton.named_parameters()
-        if name.removesuffix(".weight") not in chosen
+        if name not in touched
     )
     packed = sum(
-        predicted_bytes(shapes[name], steps, dtypes[f"{name}.weight"]) for name, steps in chosen.items()
+        predicted_bytes(shapes[name], steps, dtypes[matrices[name].parameter])
+        for name, steps in chosen.items()
     )
     return Preview(
         model=str(source.path),
         recipe=recipe,
         layers=chosen,
         num_linears=len(source.architecture.all_linears),
+        untouched=untouched(source.architecture),
         parent_bf16_bytes=2 * source.num_parameters,
-        predicted_bytes=packed + untouched,
+        predicted_bytes=packed + kept,
         memory_bytes=_memory_bytes(source, recipe, shapes),
-        disk_bytes=packed
-        + untouched
-        + min(packed + untouched, SHARD_BYTES)
-        + 2 * _state_bytes(source, recipe),
+        disk_bytes=packed + kept + min(packed + kept, SHARD_BYTES) + 2 * _state_bytes(source, recipe),
     )
 
 
@@ -136,7 +142,8 @@ def select(source: Source, recipe: Recipe, layers: str | None = None) -> Selecti
     if not any((selection.linears, selection.embedding, selection.head)):
         narrowed = f" and --layers '{layers}'" if layers else ""
         raise RecipeError(
-            f"no layer of {source.path} matches the recipe{narrowed}. Its linears are named like '{inside[0]}'."
+            f"no layer of {source.path} matches the recipe{narrowed}. Its linears are named like '{inside[0]}'. "
+            + " ".join(untouched(parts).notes)
         )
     _check(source, selection)
     return selection
@@ -162,12 +169,9 @@ def _all_steps(source: Source, selection: Selection) -> Iterator[tuple[str, Step
 
 def _shapes(source: Source) -> dict[str, tuple[int, int]]:
     """(O, I) of every linear and of the token embedding."""
-    skeleton, parts = source.reader.skeleton, source.architecture
-    shapes = {name: linear_shape(skeleton.get_submodule(name)) for name in parts.all_linears}
-    if parts.token_embedding is not None:
-        rows, columns = skeleton.get_submodule(parts.token_embedding).weight.shape
-        shapes[parts.token_embedding] = (rows, columns)
-    return shapes
+    parts = source.architecture
+    embedding = () if parts.token_embedding is None else (parts.token_embedding,)
+    return {name: parts.matrix(name).shape for name in (*parts.all_linears, *embedding)}
 
 
 def _check(source: Source, selection: Selection) -> None:
@@ -351,7 +355,11 @@ def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, i
     tokens = recipe.calibration.samples * recipe.calibration.length
     hidden = tokens * config.hidden_size
     vocabulary = min(tokens, 2048) * config.vocab_size
-    blocks = WORKING_COPIES * largest
+    blocks = WORKING_COPIES * largest + max(
+        sum(map(prod, parts.block_others[block].values()))
+        + sum(parts.matrix(name).numel for name in parts.block_experts[block])
+        for block in parts.blocks
+    )
     if any(step.shares_sparsity or step.shares_bits for step in recipe.steps):
         probe = (
             probe_tokens(tokens, len(parts.blocks), config.hidden_size)

@@ -3,6 +3,7 @@
 import datetime
 import platform
 from dataclasses import asdict
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from gossamer.checkpoint.manifest import FORMAT_VERSION
 from gossamer.checkpoint.plugin.quantizer import quantization_config
 from gossamer.checkpoint.sizes import by_part, parent_bytes
+from gossamer.checkpoint.untouched import untouched
 from gossamer.checkpoint.write.side_files import copy_side_files
 from gossamer.checkpoint.write.writer import disk_errors
 from gossamer.compression.job import Job
@@ -58,6 +60,8 @@ def _let_go(job: Job) -> None:
 def manifest_of(job: Job, state: RunState, reload_difference: float) -> dict[str, Any]:
     """Return the manifest of a run whose tensors are all written."""
     source = job.source
+    dense = untouched(job.architecture)
+    zeros = sum(report.sparsity * prod(report.shape) for report in state.reports if report.block is not None)
     bytes_by_name = {report.name: report.bytes for report in state.reports}
     return {
         "format_version": FORMAT_VERSION,
@@ -79,9 +83,11 @@ def manifest_of(job: Job, state: RunState, reload_difference: float) -> dict[str
         "tied": state.tied,
         "layers": [asdict(report) for report in state.reports],
         "blocks": [block.to_dict() for block in state.blocks],
+        "untouched": dense.to_dict(),
+        "block_sparsity": zeros / max(dense.block_weights, 1),
         "size": _sizes(job),
         "reload_max_difference": reload_difference,
-        "notes": state.notes,
+        "notes": [*dense.notes, *state.notes],
         "measured": {},
     }
 

@@ -19,7 +19,6 @@ from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
 from gossamer.checkpoint.source import Source
-from gossamer.compression.layer import matrix
 from gossamer.compression.preview import Steps, pruned_share
 from gossamer.distributed.processes import Processes
 from gossamer.methods.allocate.saliency import (
@@ -179,8 +178,8 @@ class _Probe:
         costs = _Costs()
         for number, (block, own) in enumerate(curvatures(self.runner, stack, returned, self.enter, seeds)):
             self.progress(what, len(stack) + number, total)
-            for name, module in self.linears(block).items():
-                weight_OI = matrix(module)
+            for name in self.linears(block):
+                weight_OI = self.source.architecture.matrix(name).get(self.source.model)
                 costs.see(name, self.steps[name], weight_OI, *self.together(own.get(name), weight_OI))
             self.source.release(block)
         self.progress(what, total, total)

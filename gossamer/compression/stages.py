@@ -186,7 +186,8 @@ def _train(job: Job, block: BlockWork, settings: Reconstruct, names: list[str], 
     assert block.wanted is not None
     assert job.dense is not None
     job.progress(f"reconstructing {block.name}", 0, 1)
-    masks = {name: block.layers[name].stored_mask(job.model) for name in names}
+    layers = [block.layers[name] for name in names]
+    weights = {layer.matrix.holder(job.model): layer.stored_mask() for layer in layers}
     vectors = vectors_of(job.model.get_submodule(block.name))
     before = [each.data for each in vectors]
     with job.time.training() as seconds:
@@ -198,26 +199,26 @@ def _train(job: Job, block: BlockWork, settings: Reconstruct, names: list[str], 
                     targets = [residual_after(job.dense, block.name, until, number) for number in numbers]
             block.gains.append(
                 reconstruct(
-                    job.runner, block.name, targets, masks, settings,
+                    job.runner, block.name, targets, weights, settings,
                     until=until, but=block.settled, seconds=seconds,
                 )
             )  # fmt: skip
     pairs = zip(vectors, before, strict=True)
     block.settled += [each for each, value in pairs if not torch.equal(each.data, value)]
-    for name in names:
-        block.layers[name].take(job.model)
+    for layer in layers:
+        layer.take(job.model)
 
 
 def pack_layer(job: Job, state: RunState, layer: LayerWork, block: int | None) -> None:
     """Hand the packed form of one matrix to the writer, and put the values that it has in its place."""
     started, name, weight = time.monotonic(), layer.name, layer.weight
-    dtype = job.stored_dtypes[f"{name}.weight"]
+    dtype = job.stored_dtypes[layer.matrix.parameter]
     packed = pack(weight.weight_OI, weight.mask_OI, weight.quantized, dtype, weight.factors)
     weight_OI = job.processes.same(packed.unpack())
     layer.put(job.model, weight_OI)
     state.packed[name] = packed.meta()
     job.writer.add({f"{name}.{key}": tensor for key, tensor in packed.tensors().items()})
-    state.written.add(f"{name}.weight")
+    state.written.add(layer.matrix.parameter)
     state.reports.append(
         LayerReport(
             name=name,

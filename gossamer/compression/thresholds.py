@@ -23,8 +23,8 @@ def global_thresholds(
             for name in source.architecture.linears(block):
                 for step in linears.get(name, ())[:1]:
                     if step in thresholds:
-                        weight = module.get_submodule(name.removeprefix(block + ".")).get_parameter("weight")
-                        thresholds[step].update(weight.detach())
+                        matrix = source.architecture.matrix(name).below(block)
+                        thresholds[step].update(matrix.get(module))
         for threshold in thresholds.values() if reading == 0 else ():
             threshold.refine()
     return thresholds

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import torch
 
-from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.side_files import copy_side_files
 from gossamer.compression.preview import head_is_tied, predicted_bytes, stored_dtypes
@@ -51,15 +50,13 @@ class Costs:
         self.tied = head_is_tied(source)
         self.head = None if self.tied else parts.output_head
         linears = [name for block in parts.blocks for name in parts.linears(block)]
-        self.shapes = {name: linear_shape(skeleton.get_submodule(name)) for name in linears}
-        for name in (self.embedding, self.head):
-            if name is not None:
-                rows, columns = skeleton.get_submodule(name).weight.shape
-                self.shapes[name] = (rows, columns)
+        outside = [name for name in (self.embedding, self.head) if name is not None]
+        self.shapes = {name: parts.matrix(name).shape for name in (*linears, *outside)}
         self.linears, self.outside = linears, [name for name in self.shapes if name not in linears]
         dtypes = stored_dtypes(source)
-        self.dtypes = {name: dtypes[f"{name}.weight"] for name in self.shapes}
-        changed = {f"{name}.weight" for name in self.shapes}
+        held = {name: parts.matrix(name).parameter for name in self.shapes}
+        self.dtypes = {name: dtypes[parameter] for name, parameter in held.items()}
+        changed = set(held.values())
         parameters = skeleton.named_parameters()
         rest = sum(value.numel() * dtypes[name].itemsize for name, value in parameters if name not in changed)
         self.fixed_bytes = rest + _side_bytes(source) + CONFIG_BYTES_PER_MATRIX * len(self.shapes)

@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from gossamer.calibration.observe import BlockRunner, observed
 from gossamer.calibration.statistics import Gram, InputNorm
@@ -47,7 +46,10 @@ class StandIn:
         with observed({name: (module, InputNorm) for name, module in linears.items()}) as norms:
             self.dense_NLV = [output.logits[0] for output in self.runner.outputs()]
         outside = (self.parts.token_embedding, self.parts.output_head)
-        self._dense = {name: self.module(name).weight.data for name in (*linears, *filter(None, outside))}
+        self._dense = {
+            name: self.parts.matrix(name).holder(self.model).data
+            for name in (*linears, *filter(None, outside))
+        }
         self.norm_I: dict[str, Tensor] = {name: norms[name].value() for name in linears if name in norms}
 
     def use(self, windows: int) -> None:
@@ -59,8 +61,7 @@ class StandIn:
 
     def weight(self, name: str) -> Tensor:
         """The dense weight_OI of a matrix, whatever is in its place."""
-        dense = self._dense[name]
-        return (dense.T.contiguous() if isinstance(self.module(name), Conv1D) else dense).detach()
+        return self.parts.matrix(name).from_stored(self._dense[name])
 
     def kl(self, windows: int | None = None) -> float:
         """Return KL(dense || the model as it is now), over the first windows only if so asked."""
@@ -73,14 +74,15 @@ class StandIn:
     @contextmanager
     def replaced(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
         """While open, the named matrices hold other weights_OI; what is tied to them does too."""
-        before = {name: self.module(name).weight.data for name in weights}
+        matrices = [self.parts.matrix(name) for name in weights]
+        before = [(parameter := each.holder(self.model), parameter.data) for each in matrices]
         try:
-            for name, weight_OI in weights.items():
-                put(self.module(name), weight_OI)
+            for matrix, weight_OI in zip(matrices, weights.values(), strict=True):
+                matrix.put(self.model, weight_OI)
             yield
         finally:
-            for name, data in before.items():
-                self.module(name).weight.data = data
+            for parameter, data in before:
+                parameter.data = data
 
     def grams(self, block: str, names: tuple[str, ...], ids_NL: Tensor) -> dict[str, Gram]:
         """Return the Gram statistics of the inputs of a few linears of a block on other windows."""
@@ -100,11 +102,6 @@ class StandIn:
         lost = float(((dense_OI - weight_OI) * norm_I).double().square().sum())
         total = float((dense_OI * norm_I).double().square().sum())
         return lost / total if total else 0.0
-
-
-def put(module: Any, weight_OI: Tensor) -> None:
-    """Give the parameter of a module these values; what is tied to it sees them too."""
-    module.weight.data = weight_OI.T.contiguous() if isinstance(module, Conv1D) else weight_OI
 
 
 def cheap_weight(weight_OI: Tensor, level: Level, norm_I: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """A linear layer over a packed weight, or over a float weight that keeps its zeros while it is trained.
 
-Takes the place of nn.Linear and of transformers' Conv1D (whose weight is stored transposed): y = x W^T + b.
+Takes the place of a linear, whichever way round that holds its weight: y = x W^T + b.
 
 O output features, I input features, T tokens.
 """
@@ -71,13 +71,16 @@ class SparseLinear(PackedModule):
         return linear
 
     @classmethod
-    def from_linear(cls, linear: nn.Module, mask_OI: Tensor | None = None) -> Self:
-        """Return the float form of an nn.Linear or Conv1D.
+    def from_linear(
+        cls, linear: nn.Module, mask_OI: Tensor | None = None, *, transposed: bool = False
+    ) -> Self:
+        """Return the float form of a linear.
 
-        It takes over the parameters (a Conv1D's weight is transposed into a new one) and zeroes what the mask removes.
+        It takes over the parameters and zeroes what the mask removes. `transposed`: the weight is held as [I, O], and
+        is turned into a new parameter.
         """
         weight = linear.get_parameter("weight")
-        if not isinstance(linear, nn.Linear):  # Conv1D keeps [I, O]
+        if transposed:
             weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=weight.requires_grad)
         made = cls(weight.shape[1], weight.shape[0], getattr(linear, "bias", None), weight.dtype)
         made._hold_float(weight, mask_OI)

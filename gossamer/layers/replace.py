@@ -1,24 +1,9 @@
-"""Finding linear layers in a model and putting others in their place."""
-
-import sys
+"""Putting modules in the place of others, and finding those that were put there."""
 
 from torch import nn
 
 from gossamer.errors import UsageError
 from gossamer.layers.linear import SparseLinear
-
-
-def is_linear(module: nn.Module) -> bool:
-    """True for nn.Linear and for transformers' Conv1D, which is a linear with a transposed weight."""
-    if isinstance(module, nn.Linear):
-        return True
-    transformers = sys.modules.get("transformers.pytorch_utils")  # not imported: no Conv1D either
-    return transformers is not None and isinstance(module, transformers.Conv1D)
-
-
-def linears(model: nn.Module) -> dict[str, nn.Module]:
-    """Return {name: nn.Linear or Conv1D} in model order."""
-    return {name: module for name, module in model.named_modules() if is_linear(module)}
 
 
 def sparse_linears(model: nn.Module) -> dict[str, SparseLinear]:

@@ -55,7 +55,7 @@ def reconstruct(
     runner: BlockRunner,
     name: str,
     wanted: Sequence[Tensor],
-    masks: Mapping[str, Tensor | None],
+    weights: Mapping[nn.Parameter, Tensor | None],
     settings: Reconstruct,
     *,
     until: str | None = None,
@@ -65,12 +65,11 @@ def reconstruct(
     """Train block `name` of the runner's model in place; it is left as it was if that did not help.
 
     Args:
-        wanted: the hidden states that the dense block returned for each batch. masks: name of each linear to train ->
-        its mask, in the shape of the module's weight. until: what is wanted is the residual stream after this linear.
-        but: norms and biases that are not trained. seconds: training is cut to what fits in them.
+        wanted: the hidden states that the dense block returned for each batch. weights: each weight to train -> its
+        mask, of the same shape. until: what is wanted is the residual stream after this linear. but: norms and biases
+        that are not trained. seconds: training is cut to what fits in them.
     """
     block = runner.model.get_submodule(name)
-    weights = {block_weight(runner.model.get_submodule(linear)): mask for linear, mask in masks.items()}
     vectors = [each for each in vectors_of(block) if not any(each is other for other in but)]
 
     def output(number: int) -> Tensor:
@@ -169,10 +168,3 @@ def token_errors(output: Tensor, wanted: Tensor) -> Tensor:
     """|output - wanted|^2 / |wanted|^2 of each token, for the hidden states of two blocks."""
     size_T = wanted.square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
     return (output - wanted).square().sum(-1) / size_T
-
-
-def block_weight(linear: nn.Module) -> nn.Parameter:
-    """The weight of a linear as a parameter."""
-    weight = linear.weight
-    assert isinstance(weight, nn.Parameter)
-    return weight

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from gossamer.checkpoint.architecture import linear_shape
 from gossamer.checkpoint.source import Source
 from gossamer.errors import UnsupportedModelError, UsageError
 from gossamer.rotation.hadamard import Rotation, random_rotation
@@ -130,7 +129,7 @@ def _value_rotation(source: Source, seed: int) -> Rotation:
             f"{source.path}: {family}: expected a family in which values reach the output projection unchanged: "
             f"{', '.join(VALUES)}. This one is not known to be rotated safely."
         )
-    inputs = linear_shape(source.reader.skeleton.get_submodule(f"{parts.blocks[0]}.{VALUES[family][1]}"))[1]
+    inputs = parts.matrix(f"{parts.blocks[0]}.{VALUES[family][1]}").shape[1]
     return random_rotation(inputs // source.config.num_attention_heads, seed)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from gossamer.checkpoint.read.mapped import give_back_pages
 from gossamer.checkpoint.source import Source, open_model
@@ -132,10 +131,11 @@ def _rotated(source: Source, plan: RotationPlan, name: str) -> Tensor:
     if leaf == "bias":
         turn.apply_to_outputs(values)
         return values
-    transposed = isinstance(source.reader.skeleton.get_submodule(module), Conv1D)
+    matrix = source.architecture.matrix(module)
     scale_I = None if turn.norm is None else _read(source, f"{turn.norm}.weight")
-    turn.apply(values.T if transposed else values, scale_I)
-    return values
+    weight_OI = matrix.from_stored(values)
+    turn.apply(weight_OI, scale_I)
+    return matrix.as_stored(weight_OI)
 
 
 def _read(source: Source, name: str) -> Tensor:

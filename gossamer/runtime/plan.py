@@ -136,7 +136,7 @@ class Plan:
     rotaries: dict[str, Rotary]
     ops: tuple[Op, ...]
     transposed: bool = False
-    """Dense weights are stored [inputs, outputs] (transformers' Conv1D)."""
+    """Dense weights of linears are stored [inputs, outputs]."""
 
 
 def rotary_of(config: PretrainedConfig, layer_type: str | None = None) -> Rotary:

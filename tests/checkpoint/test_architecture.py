@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.checkpoint.architecture import describe, linear_shape
+from gossamer.checkpoint.architecture import describe
 from gossamer.errors import UnsupportedModelError
-from tests.models import KINDS, tiny_config, tiny_model
+from tests.models import KINDS, tiny_config, tiny_experts, tiny_model
 
 LINEARS_IN_BLOCK = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma3"), 7),
@@ -80,9 +80,46 @@ def test_norms_and_other_linears_are_found() -> None:
 
 
 def test_a_conv1d_has_the_shape_of_the_linear_that_it_computes() -> None:
-    model = tiny_model("gpt2")
-    assert linear_shape(model.get_submodule("transformer.h.0.attn.c_attn")) == (192, 64)
-    assert linear_shape(model.lm_head) == (260, 64)
+    found = describe(tiny_model("gpt2"))
+    assert found.matrix("transformer.h.0.attn.c_attn").shape == (192, 64)
+    assert found.matrix("lm_head").shape == (260, 64)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_linear_and_every_embedding_has_a_handle(kind: str) -> None:
+    found = describe(tiny_model(kind))
+    assert {*found.all_linears, *found.embeddings} <= set(found.matrices)
+    assert all(name == matrix.name for name, matrix in found.matrices.items())
+    assert not any(found.block_experts.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrices_and_others_are_all_weights_of_a_block(kind: str) -> None:
+    model = tiny_model(kind)
+    found = describe(model)
+    for block in found.blocks:
+        held = [found.matrix(name).parameter for name in found.linears(block)]
+        weights = [name for name, each in model.named_parameters() if each.ndim > 1]
+        expected = {name for name in weights if name.startswith(f"{block}.")}
+        assert {*held, *found.block_others[block]} == expected
+
+
+def test_the_experts_of_a_block_are_listed_one_by_one_and_the_router_apart() -> None:
+    found = describe(tiny_experts("qwen3_moe"))
+    block = "model.layers.1"
+    assert found.linears(block) == tuple(f"{block}.self_attn.{kind}_proj" for kind in "qkvo")
+    assert found.block_experts[block] == tuple(
+        f"{block}.mlp.experts.{expert}.{kind}"
+        for expert in range(4)
+        for kind in ("gate_up_proj", "down_proj")
+    )
+    assert found.block_others[block] == {f"{block}.mlp.gate.weight": (4, 64)}
+
+
+def test_a_name_that_is_no_known_matrix_is_refused() -> None:
+    found = describe(tiny_experts("qwen3_moe"))
+    with pytest.raises(UnsupportedModelError, match=r"model\.layers\.0\.mlp\.gate: expected a linear"):
+        found.matrix("model.layers.0.mlp.gate")
 
 
 def test_experts_inside_a_block_are_no_stack() -> None:

@@ -19,6 +19,7 @@ from gossamer.evaluation import evaluate
 from gossamer.evaluation.speed import compare as speed
 from gossamer.recipe.reader import shipped_recipes
 from tests.conftest import Case
+from tests.models import tiny_experts
 
 COMMANDS = (
     "inspect",
@@ -244,6 +245,21 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert "magnitude sparsity=0.5" in shown
     assert "predicted size" in shown
     assert not (tmp_path / "out").exists()
+
+
+def test_inspect_plan_and_run_say_that_experts_stay_dense(
+    run: Callable[..., Run], recipe: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "parent"
+    tiny_experts("mixtral").save_pretrained(model)
+    weights, experts = 12_288 + 4 * 64 + 4 * 3 * 96 * 64, 4 * 64 + 4 * 3 * 96 * 64
+    said = f"NOT COMPRESSED: {experts / weights:.1%} of the weights of the blocks"
+    arguments = ("compress", model, "--recipe", recipe, "--out", tmp_path / "out")
+    assert said in run("inspect", model).out
+    assert said in run(*arguments, "--dry-run").out
+    made = run(*arguments)
+    assert said in made.out and said in made.err
+    assert f"{0.5 * (1 - experts / weights):.2%}" in made.out
 
 
 EVALUATE_KEYS = {

@@ -170,7 +170,7 @@ def test_looking_at_the_weight_does_not_unpack_or_change_it() -> None:
 def test_float_form_takes_the_place_of_a_linear_or_conv1d(kind: str) -> None:
     dense = nn.Linear(6, 4) if kind == "linear" else Conv1D(4, 6)
     x = torch.randn(2, 3, 6)
-    linear = SparseLinear.from_linear(dense)
+    linear = SparseLinear.from_linear(dense, transposed=kind == "conv1d")
     assert (linear.in_features, linear.out_features) == (6, 4)
     assert torch.allclose(linear(x), dense(x), atol=1e-6)
     assert set(linear.state_dict()) == {"weight", "bias"}

@@ -4,14 +4,15 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from gossamer.checkpoint.architecture import describe
 from gossamer.formats.choose import pack
 from gossamer.formats.quantized import Quantized
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
-from gossamer.layers.replace import linears, replace_module
+from gossamer.layers.replace import replace_module
 from tests.formats.cases import random_mask
 from tests.models import KINDS, tiny_inputs, tiny_model
 
@@ -32,16 +33,17 @@ def packed_twins(kind: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTra
     embedding = PackedEmbedding.from_packed(pack(table.weight, None, codes), table)
     with torch.no_grad():
         dense.get_input_embeddings().weight.copy_(codes.dequantize())
-        for name, module in linears(dense).items():
+        parts = describe(dense)
+        for name in parts.all_linears:
             old = packed.get_submodule(name)
             if old.weight is table.weight:
                 replace_module(packed, name, SparseLinear.tied_to(embedding, bias=old.bias))
                 continue
-            linear = SparseLinear.from_linear(old)
+            linear = SparseLinear.from_linear(old, transposed=parts.matrix(name).transposed)
             weight = linear.weight.detach().float()
             linear.pack(pack(weight, random_mask(*weight.shape), rounded(weight)))
             values = linear.packed.unpack().to(dtype)
-            module.weight.copy_(values if isinstance(module, nn.Linear) else values.T)
+            dense.get_submodule(name).weight.copy_(parts.matrix(name).as_stored(values))
             replace_module(packed, name, linear)
     modules = dict(packed.named_modules())
     for name in [name for name, module in modules.items() if getattr(module, "weight", None) is table.weight]:

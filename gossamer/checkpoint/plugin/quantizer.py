@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import (
     AUTO_QUANTIZER_MAPPING,
     register_quantization_config,
@@ -20,6 +19,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from gossamer.checkpoint.manifest import FORMAT_VERSION
+from gossamer.checkpoint.matrix import matrix_of
 from gossamer.errors import CheckpointError
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
@@ -152,10 +152,9 @@ def _name_in(model: PreTrainedModel, declared: str) -> str | None:
 def _packed_module(dense: nn.Module, name: str, meta: dict[str, Any]) -> nn.Module:
     if isinstance(dense, nn.Embedding):
         return PackedEmbedding.from_meta(meta, like=dense, device="meta")
-    if isinstance(dense, nn.Linear | Conv1D):
-        expected, declared = list(dense.weight.shape), meta.get("shape")
-        if isinstance(dense, Conv1D):  # kept transposed
-            expected.reverse()
+    linear = matrix_of(name, dense)
+    if linear is not None:
+        expected, declared = list(linear.shape), meta.get("shape")
         if declared != expected:
             raise CheckpointError(
                 f"{name}: declared with shape {declared!r:.60}, but the model needs {expected}."

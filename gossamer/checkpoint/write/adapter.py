@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.pytorch_utils import Conv1D
 
+from gossamer.checkpoint.architecture import Architecture
 from gossamer.checkpoint.manifest import write_json
 from gossamer.formats.factors import Factors
 
@@ -28,7 +27,7 @@ ADAPTER = "adapter"
 
 
 def write_adapter(
-    folder: Path, factors: Mapping[str, Factors], skeleton: nn.Module, base: str, dtype: torch.dtype
+    folder: Path, factors: Mapping[str, Factors], architecture: Architecture, base: str, dtype: torch.dtype
 ) -> None:
     """Write the factors of the named linears of a model into the new folder `folder`.
 
@@ -40,21 +39,21 @@ def write_adapter(
         tensors[f"base_model.model.{name}.lora_A.weight"] = each.right_RI.to(dtype).contiguous()
         tensors[f"base_model.model.{name}.lora_B.weight"] = each.left_OR.to(dtype).contiguous()
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "adapter_config.json", adapter_config(factors, skeleton, base))
+    write_json(folder / "adapter_config.json", adapter_config(factors, architecture, base))
 
 
-def adapter_config(factors: Mapping[str, Factors], skeleton: nn.Module, base: str) -> dict[str, Any]:
+def adapter_config(factors: Mapping[str, Factors], architecture: Architecture, base: str) -> dict[str, Any]:
     """Return what PEFT needs to know; ranks that are not the largest stand in the patterns, by full name."""
     largest = max(each.rank for each in factors.values())
     ranks = {re.escape(name): each.rank for name, each in factors.items() if each.rank != largest}
-    causal = type(skeleton).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    causal = architecture.model_class in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if causal else None,
         "base_model_name_or_path": base,
         "inference_mode": True,
         "bias": "none",
-        "fan_in_fan_out": any(isinstance(skeleton.get_submodule(name), Conv1D) for name in factors),
+        "fan_in_fan_out": any(architecture.matrix(name).transposed for name in factors),
         "lora_dropout": 0.0,
         "target_modules": sorted(factors),
         "r": largest,

@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.source import Source, open_model
@@ -73,16 +71,15 @@ def export(
             if format == "peft" and isinstance(packed, LowRankWeight):
                 factors[name], residual = packed.factors(), packed.residual
                 weight_OI = torch.zeros_like(weight_OI) if residual is None else residual.unpack()
-            writer.add({f"{name}.weight": _as_stored(source, name, weight_OI).to(DTYPES[dtype])})
+            values = source.architecture.matrix(name).as_stored(weight_OI)
+            writer.add({f"{name}.weight": values.to(DTYPES[dtype])})
         for name, tensor in loaded.state_dict().items():
             if name not in held and name not in tied and name not in writer.tensor_bytes:
                 writer.add({name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor})
         with disk_errors(writer.out):
             copy_side_files(source, writer.folder)
             if factors:
-                write_adapter(
-                    writer.folder / ADAPTER, factors, source.reader.skeleton, out.name, DTYPES[dtype]
-                )
+                write_adapter(writer.folder / ADAPTER, factors, source.architecture, out.name, DTYPES[dtype])
         if source.kind == "gossamer":
             record = {key: read_manifest(source.path).get(key) for key in ("parent", "recipe", "calibration")}
             writer.add_json("sparsity.json", {"written_from": MANIFEST_NAME, **record})
@@ -103,9 +100,3 @@ def dense_config(source: Source, dtype: str) -> dict[str, Any]:
 def _has_low_rank(declared: Any) -> bool:
     modules = declared.get("modules", {}) if isinstance(declared, dict) else {}
     return any(meta.get("format") == LowRankWeight.format for meta in modules.values())
-
-
-def _as_stored(source: Source, name: str, weight_OI: Tensor) -> Tensor:
-    """Turn a weight [O, I] the way that the architecture keeps it: Conv1D is [I, O]."""
-    transposed = isinstance(source.reader.skeleton.get_submodule(name), Conv1D)
-    return weight_OI.T.contiguous() if transposed else weight_OI
