@@ -4,16 +4,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 TORCH_INDEX ?=
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(shell find csrc -type f)
+# The versions of all that is installed. A line is a limit, not a wish: what nothing depends on is not installed.
+VERSIONS := requirements.lock
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c $(VERSIONS) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# The build of torch that the figures in docs/benchmarks were made with. On Linux the registry's wheel brings CUDA along;
+# `make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu` takes the much smaller CPU build.
+TORCH := torch==2.13.0
+BUILD_TOOLS := scikit-build-core nanobind cmake ninja
+SOURCES := pyproject.toml $(VERSIONS) CMakeLists.txt $(shell find csrc -type f)
+# Two processes share the tests; each computes on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup $(PYTEST_FLAGS)
 
-.PHONY: demo test check bench kernels-bench quality-bench frontier docs sanitize clean
+.PHONY: demo test test-newest test-oldest check lock bench kernels-bench quality-bench frontier docs sanitize clean
 
 demo: $(VENV)/.ready
 	$(BIN)/gossamer demo
 
-test: $(VENV)/.ready-dev check
-	$(BIN)/pytest
+test: check
+	$(PYTEST)
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -21,8 +29,26 @@ check: $(VENV)/.ready-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The same with the newest and with the lowest versions that pyproject.toml allows, torch excepted, whose builds are gigabytes.
+test-newest:
+	rm -rf .venv-newest
+	mkdir -p build && echo $(TORCH) > build/newest.txt
+	$(MAKE) test VENV=.venv-newest VERSIONS=build/newest.txt PYTEST_FLAGS=--unlocked
+
+test-oldest:
+	rm -rf .venv-oldest
+	mkdir -p build && { echo $(TORCH); $(PYTHON) scripts/oldest_versions.py; } > build/oldest.txt
+	$(MAKE) test VENV=.venv-oldest VERSIONS=build/oldest.txt PYTEST_FLAGS=--unlocked
+
+# The lock, made anew: the newest versions that pyproject.toml allows and that fit each other, on every Python and system.
+lock:
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install --quiet --disable-pip-version-check uv
+	printf '%s\n' $(BUILD_TOOLS) $(TORCH) | build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --all-extras --no-annotate \
+	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml -
+
 GGML_FLAGS ?= AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16
-LLAMA_CPP = CMAKE_ARGS="-DGGML_NATIVE=OFF $(foreach flag,$(GGML_FLAGS),-DGGML_$(flag)=ON)" $(PIP) ".[bench]"
+LLAMA_CPP = CMAKE_ARGS="-DGGML_NATIVE=OFF $(foreach flag,$(GGML_FLAGS),-DGGML_$(flag)=ON)" $(PIP) --no-build-isolation llama-cpp-python
 # llama-cpp-python is built from source without AMX flags: with them it can die of an illegal instruction.
 bench: $(VENV)/.ready
 	$(LLAMA_CPP)
@@ -47,15 +73,12 @@ sanitize:
 docs: $(VENV)/.ready
 	$(BIN)/python scripts/command_reference.py
 
-$(VENV)/.ready: $(SOURCES)
+# The C++ is built with the locked tools of the environment, not with whatever an isolated one would fetch.
+$(VENV)/.ready $(VENV)/.ready-dev: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) torch
-	$(PIP) --editable .
-	@touch $@
-
-$(VENV)/.ready-dev: $(VENV)/.ready
-	$(PIP) --editable ".[dev]"
-	@touch $@
+	$(PIP) $(BUILD_TOOLS)
+	$(PIP) --no-build-isolation --editable ".$(if $(findstring dev,$@),[dev])"
+	@touch $(VENV)/.ready $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) .venv-newest .venv-oldest build dist

@@ -64,6 +64,20 @@ def read_packed(folder: Path, manifest: dict[str, Any]) -> dict[str, PackedWeigh
     return packed
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--unlocked",
+        action="store_true",
+        help="other versions than the locked ones are installed: only warnings about our own code are errors",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--unlocked"):
+        config.addinivalue_line("filterwarnings", "default")
+        config.addinivalue_line("filterwarnings", "error:::(gossamer|tests)")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

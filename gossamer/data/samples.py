@@ -91,12 +91,10 @@ def self_samples(
     for first in range(0, num_samples, batch_size):
         size = min(batch_size, num_samples - first)
         ids_NL = torch.full((size, length), start, dtype=torch.int64)
-        cache = None
+        cache: dict[str, Any] = {}
         for position in range(1, length):
-            output = model(
-                input_ids=ids_NL[:, position - 1 : position], past_key_values=cache, use_cache=True
-            )
-            cache = output.past_key_values
+            output = model(input_ids=ids_NL[:, position - 1 : position], use_cache=True, **cache)
+            cache = returned_cache(output)
             logits_NV = output.logits[:, -1].float()
             if not torch.isfinite(logits_NV.amax(dim=-1)).all():
                 raise DataError(
@@ -107,6 +105,14 @@ def self_samples(
                 progress(first * (length - 1) + size * position, num_samples * (length - 1))
         batches.append(ids_NL)
     return torch.cat(batches)
+
+
+def returned_cache(output: Any) -> dict[str, Any]:
+    """Return {name: keys and values} of a transformers model's output, to be passed to its next call by that name.
+
+    The name is `cache` from transformers 5.24 on, and `past_key_values` before. Empty where the model keeps none.
+    """
+    return {name: value for name, value in output.items() if name in ("cache", "past_key_values")}
 
 
 def _start_token(model: Any, tokenizer: Any) -> int:

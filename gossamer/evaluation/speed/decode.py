@@ -1,7 +1,7 @@
 """One round of a speed measurement: read a prompt, then decode greedily, through plain calls of the model.
 
-The loop is written out here, and is the same for every model: `model(input_ids=..., past_key_values=...,
-use_cache=True)`, the largest logit is the next token, end-of-text tokens do not end it. As in transformers'
+The loop is written out here, and is the same for every model: `model(input_ids=..., use_cache=True,
+cache=...)`, the largest logit is the next token, end-of-text tokens do not end it. As in transformers'
 `generate`, only the last position's logits are asked for where the model can do that.
 
 T tokens of the prompt, V entries of the vocabulary.
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gossamer.data.samples import returned_cache
 from gossamer.errors import RunError, UsageError
 
 DECODER, ENCODER, ENCODER_DECODER = "decoder", "encoder", "encoder-decoder"
@@ -92,14 +93,14 @@ def run_round(model: Any, ids_1T: Tensor, tokens: int) -> Round:
     next_11 = outputs.logits[:, -1:].argmax(-1)
     prefill = time.perf_counter() - started
     _check_finite(model, outputs.logits)
-    cache = outputs.past_key_values
-    if cache is None:
+    cache = returned_cache(outputs)
+    if not cache:
         raise RunError(
             f"{type(model).__name__} returns no cache of keys and values; decoding cannot be timed."
         )
     started = time.perf_counter()
     for _ in range(tokens):
-        outputs = model(**{name: next_11}, past_key_values=cache, use_cache=True, **extra)
+        outputs = model(**{name: next_11}, use_cache=True, **cache, **extra)
         next_11 = outputs.logits[:, -1:].argmax(-1)
     return Round(prefill, time.perf_counter() - started)
 
