@@ -29,14 +29,14 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 
 MAX_STORED = 2**31 - 1
 """Stored items that 32-bit row pointers can count."""
 
 
-class _SparseWeight(StoredWeight):
+class _SparseWeight(PackedWeight):
     """What the three orders share."""
 
     row_name: ClassVar[str]
@@ -146,9 +146,6 @@ class _SparseWeight(StoredWeight):
                 bool((keys[1:] > keys[:-1]).all()), "coo: entries", "unique, sorted by row, column", "others"
             )
         check_finite(f"{self.format}: tensor values", self._tensors["values"])
-
-    def unpack(self) -> Tensor:
-        return reference.sparse_unpack(self._meta, self._tensors)
 
     def mask(self) -> Tensor:
         mask_OI = torch.zeros(self.shape, dtype=torch.bool, device=self._tensors["values"].device)
