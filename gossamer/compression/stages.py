@@ -23,6 +23,7 @@ from gossamer.compression.state import RunState
 from gossamer.errors import CalibrationError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
+from gossamer.methods.solve.error import check_packed
 from gossamer.methods.reconstruct import Reconstruct, Reconstructed, reconstruct, vectors_of
 from gossamer.methods.solve.settings import Evidence
 from gossamer.recipe.table import METHODS
@@ -214,6 +215,7 @@ def pack_layer(job: Job, state: RunState, layer: LayerWork, block: int | None) -
     dtype = job.stored_dtypes[f"{name}.weight"]
     packed = pack(weight.weight_OI, weight.mask_OI, weight.quantized, dtype, weight.factors)
     weight_OI = job.processes.same(packed.unpack())
+    check_packed(name, weight, weight_OI)
     layer.put(job.model, weight_OI)
     state.packed[name] = packed.meta()
     job.writer.add({f"{name}.{key}": tensor for key, tensor in packed.tensors().items()})

@@ -21,8 +21,8 @@ from gossamer.kernels.table import ACTIVATIONS, Operator
 class PackedWeight(ABC):
     """A weight [O, I] as tensors plus the declaration that says what their bytes mean.
 
-    Subclasses are the formats, one level deep. Each also has a `declare`, which makes a declaration from plain values,
-    and a `pack`, which makes a weight from what a method decided.
+    Subclasses are the formats. Each also has a `declare`, which makes a declaration from plain values, and a `pack`,
+    which makes a weight from what a method decided.
     """
 
     format: ClassVar[str]

@@ -60,6 +60,12 @@ def test_factors_too_large_for_float16_are_refused() -> None:
         Factors.rounded(torch.full((2, 1), 1e6), torch.full((1, 2), 1e6))
 
 
+def test_factors_too_small_for_float16_are_refused_not_lost() -> None:
+    with pytest.raises(FormatError, match=r"left factor.*float16"):
+        Factors.rounded(torch.full((2, 1), 1e-9), torch.full((1, 2), 1e-9))
+    assert not Factors.rounded(torch.zeros(2, 1), torch.zeros(1, 2)).product().any()
+
+
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_native_products_are_those_of_the_reference(name: str) -> None:
     packed = EXAMPLES[name]

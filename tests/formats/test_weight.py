@@ -1,4 +1,4 @@
-"""What every packed weight can do: products of odd masks and of 16-bit weights, one level of inheritance."""
+"""What every packed weight can do: products of odd masks and of 16-bit weights."""
 
 import torch
 
