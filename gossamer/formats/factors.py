@@ -45,7 +45,7 @@ def _in_float16(name: str, factor: Tensor) -> Tensor:
     if not bool((rounded - factor).norm() <= 1e-2 * factor.norm()):
         low, high = (float(bound) for bound in factor.abs().aminmax())
         raise FormatError(
-            f"{name} factor: expected values that float16 holds, got {low:.2g} to {high:.2g}. Give this layer no low-rank "
-            "part."
+            f"{name} factor: expected values that float16 holds, got {low:.2g} to {high:.2g}. "
+            "Give this layer no low-rank part."
         )
     return rounded.contiguous()

@@ -71,9 +71,7 @@ class IntegerWeight(PackedWeight):
                     "symmetric codes without a kept zero",
                     "a mask that `integer` would lose; use bitmask",
                 )
-            codes_OI = torch.where(
-                mask_OI, codes_OI, torch.tensor(zero_code(quantized.bits), dtype=torch.uint8)
-            )
+            codes_OI = codes_OI.masked_fill(~mask_OI, zero_code(quantized.bits))
         tensors = split_planes(to_tiles(codes_OI), quantized.bits)
         tensors |= pack_scales(quantized)
         shape = (codes_OI.shape[0], codes_OI.shape[1])

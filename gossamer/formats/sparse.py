@@ -98,8 +98,8 @@ class _SparseWeight(PackedWeight):
         """Return any 2-d torch.sparse tensor (COO, CSR, CSC, BSR, BSC)."""
         coordinates = tensor if tensor.layout == torch.sparse_coo else tensor.to_sparse_coo()
         coordinates = coordinates.coalesce()
-        rows, columns = coordinates.indices().numpy()
-        values = coordinates.values().to(torch.float32).numpy()
+        rows, columns = coordinates.indices().cpu().numpy()
+        values = coordinates.values().to(torch.float32).cpu().numpy()
         return cls.from_scipy(
             scipy.sparse.coo_array((values, (rows, columns)), shape=tuple(tensor.shape)), dtype
         )
