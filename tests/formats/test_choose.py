@@ -101,7 +101,14 @@ def test_a_mask_for_another_matrix_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "mask", [None, random_mask(40, 96, 0.4), random_mask(40, 96, 0.97), nm_mask(40, 96, 4), block_mask(40, 96, (8, 8))]
+    "mask",
+    [
+        None,
+        random_mask(40, 96, 0.4),
+        random_mask(40, 96, 0.97),
+        nm_mask(40, 96, 4),
+        block_mask(40, 96, (8, 8)),
+    ],
 )
 @pytest.mark.parametrize("with_codes", [True, False])
 def test_packing_allocates_nothing_on_a_device_that_it_was_not_given(
