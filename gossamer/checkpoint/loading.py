@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import UsageError
-from gossamer.formats.stored import ACTIVATIONS
+from gossamer.kernels.table import ACTIVATIONS
 from gossamer.layers.replace import sparse_linears
 
 

@@ -18,7 +18,7 @@ from gossamer.checkpoint.read.huggingface import FolderReader
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.untouched import Untouched, untouched
 from gossamer.formats.low_rank import LowRankWeight
-from gossamer.formats.packed import PackedWeight
+from gossamer.formats.weight import PackedWeight
 from gossamer.layers.packed_module import PackedModule
 
 _NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}

@@ -17,7 +17,8 @@ from gossamer.checkpoint.architecture import Architecture
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.writer import FolderWriter
 from gossamer.compression.outside import prepare_outside
-from gossamer.compression.preview import Selection, Steps, select, stored_dtypes
+from gossamer.compression.preview import stored_dtypes
+from gossamer.compression.selection import Selection, Steps, select
 from gossamer.compression.sharing import Sharing, shared_out
 from gossamer.compression.state import RunState
 from gossamer.compression.thresholds import global_thresholds

@@ -7,7 +7,7 @@ from torch import nn
 
 from gossamer.checkpoint.architecture import Architecture
 from gossamer.checkpoint.source import Source
-from gossamer.compression.preview import Selection
+from gossamer.compression.selection import Selection
 from gossamer.errors import CheckpointError
 
 

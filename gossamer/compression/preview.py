@@ -1,11 +1,10 @@
-"""What a recipe means for one model: which steps for which matrix, and what the run would take.
+"""What a run of a recipe on one model would do and take: bytes, memory, disk.
 
-Nothing is read but names, shapes and types, so that mistakes are found before any work is done.
+Nothing is read but names, shapes and types. selection.py matches recipe and model; formats/choose.py knows what a
+matrix will take.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from math import prod
 from typing import Any
 
@@ -17,24 +16,24 @@ from gossamer.calibration.statistics import Gram
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.untouched import Untouched, untouched
 from gossamer.checkpoint.write.writer import SHARD_BYTES
-from gossamer.errors import RecipeError, UsageError
-from gossamer.formats.bitmask import integer_values
-from gossamer.formats.block import BlockWeight
-from gossamer.formats.choose import BLOCK_SHAPES
-from gossamer.formats.low_rank import LowRankWeight
-from gossamer.formats.nm import KEEP_CHOICES
-from gossamer.formats.packed import expected_bytes
-from gossamer.formats.stored import dtype_name
+from gossamer.compression.selection import (
+    Steps,
+    all_steps,
+    head_is_tied,
+    pruned_share,
+    select,
+    shapes_of,
+)
+from gossamer.formats.choose import predict_bytes
 from gossamer.methods.allocate.saliency import MOST_BITS
 from gossamer.methods.gptq import GPTQ
 from gossamer.methods.solve.grid import Grid
 from gossamer.methods.solve.low_rank import LowRankTarget
 from gossamer.methods.solve.pattern import NM, Block
 from gossamer.methods.solve.target import PruneTarget
-from gossamer.recipe.recipe import EMBEDDINGS, HEAD, Recipe, Step
+from gossamer.recipe.recipe import Recipe
 from gossamer.recipe.table import METHODS
 
-Steps = tuple[Step, ...]
 WORKING_COPIES = 6
 """Copies of the largest block in float32 that a run holds at most: the block, updated weights, codes, Gram matrices."""
 BASE_BYTES = 400_000_000
@@ -42,16 +41,6 @@ BASE_BYTES = 400_000_000
 SCATTERED_BYTES = 300_000_000
 """What the allocator keeps between the batches of calibration text: without it all 23 runs of
 docs/benchmarks/quality.json that read text took 6 to 56 % more than foretold; with it 8 % less to 22 % more."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """Which steps are meant for which matrix, by name."""
-
-    linears: dict[str, Steps]
-    embedding: Steps
-    head: Steps
-    """Empty when the head is tied: it follows the embedding."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +77,10 @@ class Preview:
 def preview_of(source: Source, recipe: Recipe, layers: str | None = None) -> Preview:
     """Return what compressing `source` by `recipe` would do; sizes are predicted, not measured."""
     selection = select(source, recipe, layers)
-    chosen = dict(_all_steps(source, selection))
+    chosen = dict(all_steps(source, selection))
     if len(source.architecture.stacks) > 1:  # where nothing is shared out
-        chosen = {name: _with_bits(steps) for name, steps in chosen.items()}
-    shapes = _shapes(source)
+        chosen = {name: _without_average(steps) for name, steps in chosen.items()}
+    shapes = shapes_of(source)
     dtypes = stored_dtypes(source)
     matrices = source.architecture.matrices
     touched = {matrices[name].parameter for name in chosen}
@@ -117,140 +106,6 @@ def preview_of(source: Source, recipe: Recipe, layers: str | None = None) -> Pre
     )
 
 
-def select(source: Source, recipe: Recipe, layers: str | None = None) -> Selection:
-    """Match the recipe with the model's names; `layers` is a glob that narrows it further.
-
-    Raises:
-        UsageError: the model is compressed already.
-        RecipeError: nothing matches, an embedding is given a method that needs inputs, or a group does not divide.
-    """
-    if source.kind == "gossamer":
-        raise UsageError(f"{source.path} is compressed already. Give the dense parent instead.")
-    parts = source.architecture
-    inside = [name for block in parts.blocks for name in parts.linears(block)]
-    embedding, head = parts.token_embedding, parts.output_head
-    for_embedding = recipe.select([embedding], EMBEDDINGS).get(embedding, ()) if embedding else ()
-    for_head = recipe.select([head], HEAD).get(head, ()) if head else ()
-    if head_is_tied(source):
-        for_embedding, for_head = for_embedding or for_head, ()
-    wanted = layers or "*"
-    selection = Selection(
-        {name: steps for name, steps in recipe.select(inside).items() if fnmatchcase(name, wanted)},
-        for_embedding if embedding and fnmatchcase(embedding, wanted) else (),
-        for_head if head and fnmatchcase(head, wanted) else (),
-    )
-    if not any((selection.linears, selection.embedding, selection.head)):
-        narrowed = f" and --layers '{layers}'" if layers else ""
-        raise RecipeError(
-            f"no layer of {source.path} matches the recipe{narrowed}. Its linears are named like '{inside[0]}'. "
-            + " ".join(untouched(parts).notes)
-        )
-    _check(source, selection)
-    return selection
-
-
-def head_is_tied(source: Source) -> bool:
-    """True if the output head and the token embedding are one matrix."""
-    parts = source.architecture
-    wanted = {f"{parts.token_embedding}.weight", f"{parts.output_head}.weight"}
-    sources = dict(parts.tied)
-    head, embedding = f"{parts.output_head}.weight", f"{parts.token_embedding}.weight"
-    return wanted in map(set, parts.tied) or (head in sources and sources[head] == sources.get(embedding))
-
-
-def _all_steps(source: Source, selection: Selection) -> Iterator[tuple[str, Steps]]:
-    parts = source.architecture
-    yield from selection.linears.items()
-    if selection.embedding and parts.token_embedding is not None:
-        yield parts.token_embedding, selection.embedding
-    if selection.head and parts.output_head is not None:
-        yield parts.output_head, selection.head
-
-
-def _shapes(source: Source) -> dict[str, tuple[int, int]]:
-    """(O, I) of every linear and of the token embedding."""
-    parts = source.architecture
-    embedding = () if parts.token_embedding is None else (parts.token_embedding,)
-    return {name: parts.matrix(name).shape for name in (*parts.all_linears, *embedding)}
-
-
-def _check(source: Source, selection: Selection) -> None:
-    for step in (*selection.embedding, *selection.head):
-        if step.trains:
-            raise RecipeError(
-                f"{step.method} trains blocks, not the embeddings or the head: narrow its `layers`."
-            )
-    for step in selection.head:
-        if step.settings.is_global or step.shares_bits:
-            raise RecipeError(
-                f"{source.architecture.output_head}: scope global and average_bits share out among the linears of "
-                "blocks. Give the head a step of its own."
-            )
-    for step in selection.embedding:
-        if step.needs is not None:
-            raise RecipeError(
-                f"{source.architecture.token_embedding}: {step.method} needs the inputs of a linear, and an embedding "
-                f"has none. Use rtn, magnitude or threshold for embeddings."
-            )
-        if not isinstance(step.settings, Grid):
-            raise RecipeError(
-                f"{source.architecture.token_embedding}: {step.method} prunes, but embeddings are looked up row by row "
-                f"and are only ever quantized. Use rtn."
-            )
-    shapes = _shapes(source)
-    for name, steps in _all_steps(source, selection):
-        for step in steps:
-            if isinstance(step.settings, Grid):
-                try:
-                    step.settings.size_for(shapes[name][1])
-                except RecipeError as error:
-                    raise RecipeError(f"{name}, step {step.method}: {error}") from error
-        _check_order(name, steps)
-        _check_average(name, steps)
-        if any(step.settings.is_global for step in steps[1:]):
-            raise RecipeError(f"{name}: a step with scope global must be the first one of its layers.")
-
-
-def _check_average(name: str, steps: Steps) -> None:
-    """Raise RecipeError where `average_bits` could not be shared out over what the steps before leave."""
-    for number, step in enumerate(steps):
-        if not isinstance(step.settings, GPTQ) or step.settings.average_bits is None:
-            continue
-        before = steps[:number]
-        by_weight = [each.settings for each in before if each.prunes_by_weight]
-        if any(each.is_global or not isinstance(each, PruneTarget) for each in by_weight):
-            raise RecipeError(
-                f"{name}: average_bits has to know before the run what each layer keeps, which one threshold for all "
-                "does not say. Prune by a `sparsity` in each layer, or by a method that is shown text."
-            )
-        if pruned_share(before) > 0.0 and step.settings.bits != 4:
-            raise RecipeError(
-                f"{name}: on a mask values are stored in 4 or 8 bits, which average_bits chooses between: bits 4 was "
-                f"expected, not {step.settings.bits}."
-            )
-
-
-def pruned_share(steps: Steps) -> float:
-    """Return the share of a layer's weights that the steps are to prune; a threshold's is not known before."""
-    return max((each.settings.share for each in steps if isinstance(each.settings, PruneTarget)), default=0.0)
-
-
-def _check_order(name: str, steps: Steps) -> None:
-    """Raise RecipeError where a step would undo another, or could not be applied after it."""
-    given = f"{name}: it is given the steps {', '.join(step.method for step in steps)}."
-    methods = [METHODS[step.method] for step in steps]
-    corrects = [method.corrects for method in methods]
-    if True in corrects[:-1]:
-        raise RecipeError(f"{given} eora gives back what all others have taken: it comes last, and once.")
-    quantizes = [method.quantizes for method in methods if not method.corrects]
-    if True in quantizes[:-1]:
-        raise RecipeError(
-            f"{given} Only the last one may quantize (but for eora): prune first, and quantize once."
-        )
-    if any(method.replaces for method in methods) and sum(not method.trains for method in methods) > 1:
-        raise RecipeError(f"{given} svd leaves no weight for another step: give it alone, or use basil.")
-
-
 def stored_dtypes(source: Source) -> dict[str, torch.dtype]:
     """The type in which each tensor is written if it is not packed: the parent's; bf16 for a GGUF's matrices."""
     if source.kind == "gguf":
@@ -266,75 +121,44 @@ def predicted_bytes(shape: tuple[int, int], steps: Steps, dtype: torch.dtype = t
 
     `dtype` is that of values which are not quantized. What an absolute threshold removes cannot be known before.
     """
-    grid = next((step.settings for step in steps if isinstance(step.settings, GPTQ)), None)
-    if grid is None or grid.average_bits is None:
-        return min(expected_bytes(declared) for declared in _possible_forms(shape, steps, dtype))
-    low, high = (  # on average over all layers
-        predicted_bytes(shape, _with_bits(steps, bits), dtype) for bits in (grid.bits, MOST_BITS)
+    mixed = next((step.settings for step in steps if isinstance(step.settings, GPTQ)), None)
+    if mixed is None or mixed.average_bits is None:
+        return _bytes_of(shape, steps, dtype, None)
+    low, high = (_bytes_of(shape, steps, dtype, bits) for bits in (mixed.bits, MOST_BITS))  # on average
+    return round(low + (high - low) * (mixed.average_bits - mixed.bits) / (MOST_BITS - mixed.bits))
+
+
+def _bytes_of(shape: tuple[int, int], steps: Steps, dtype: torch.dtype, bits: int | None) -> int:
+    """The same with so many bits for all of its codes; None: those that the steps begin with."""
+    targets = [step.settings for step in steps if isinstance(step.settings, PruneTarget)]
+    ranks = [s.settings.rank_for(*shape) for s in steps if isinstance(s.settings, LowRankTarget)]
+    grid = next((step.settings for step in steps if isinstance(step.settings, Grid)), None)
+    codes = None
+    if grid is not None:
+        size = grid.size_for(shape[1])
+        codes = {"bits": bits or grid.bits, "group_size": size, "symmetric": grid.symmetric}
+    pattern = targets[-1].pattern if targets else None
+    return predict_bytes(
+        shape,
+        dtype,
+        codes=codes,
+        kept=1.0 - pruned_share(steps),
+        # with one threshold for all, rows differ, and few layers keep to windows
+        window=(pattern.n, pattern.m) if isinstance(pattern, NM) and targets[-1].scope == "layer" else None,
+        block=(pattern.rows, pattern.cols) if isinstance(pattern, Block) else None,
+        rank=ranks[-1] if ranks else None,
+        factors_only=any(METHODS[step.method].replaces for step in steps),
     )
-    return round(low + (high - low) * (grid.average_bits - grid.bits) / (MOST_BITS - grid.bits))
 
 
-def _with_bits(steps: Steps, bits: int | None = None) -> Steps:
-    """The steps with so many bits for all, or with those that they begin with."""
+def _without_average(steps: Steps) -> Steps:
+    """The steps with the bits that they begin with for all."""
     return tuple(
-        replace(
-            step,
-            settings=step.settings.model_copy(
-                update={"bits": bits or step.settings.bits, "average_bits": None}
-            ),
-        )
+        replace(step, settings=step.settings.model_copy(update={"average_bits": None}))
         if isinstance(step.settings, GPTQ)
         else step
         for step in steps
     )
-
-
-def _possible_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """Declarations as formats/choose.py would make them; every mask is taken to hold what was asked for."""
-    ranks = [s.settings.rank_for(*shape) for s in steps if isinstance(s.settings, LowRankTarget)]
-    if not ranks:
-        yield from _residual_forms(shape, steps, dtype)
-    elif any(METHODS[step.method].replaces for step in steps):
-        yield LowRankWeight.declare_factors(shape, ranks[-1], None)
-    else:
-        for residual in _residual_forms(shape, steps, dtype):
-            yield LowRankWeight.declare_factors(shape, ranks[-1], residual)
-
-
-def _residual_forms(shape: tuple[int, int], steps: Steps, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """The same without a low-rank part."""
-    rows, columns = shape
-    targets = [step.settings for step in steps if isinstance(step.settings, PruneTarget)]
-    grid = next((step.settings for step in steps if isinstance(step.settings, Grid)), None)
-    form: dict[str, Any] = {"shape": [rows, columns]}
-    if grid is not None:
-        form |= {"bits": grid.bits, "group_size": grid.size_for(columns), "symmetric": grid.symmetric}
-    values = dtype_name(dtype) if grid is None else integer_values(grid.bits)
-    share = pruned_share(steps)
-    if share == 0.0:
-        yield form | {"format": "dense" if grid is None else "integer", "values": values, "masked": False}
-        return
-    num_kept = round((1.0 - share) * rows * columns)
-    num_values = num_kept if values != "int4" else -(-num_kept // 2)
-    yield form | {"format": "bitmask", "values": values, "num_values": num_values}
-    pattern = targets[-1].pattern
-    if (
-        isinstance(pattern, NM)
-        and targets[-1].scope == "layer"  # else rows differ, and few layers fit
-        and 16 % pattern.m == 0
-        and values != "float32"
-        and (grid is None or grid.symmetric)
-    ):
-        keep = 16 * pattern.n // pattern.m
-        yield from (
-            form | {"format": "nm", "keep": each, "values": values} for each in KEEP_CHOICES if each >= keep
-        )
-    if isinstance(pattern, Block) and grid is None:
-        for height, width in BLOCK_SHAPES:
-            if pattern.rows % height == 0 == pattern.cols % width:
-                count = -(-num_kept // (height * width))
-                yield BlockWeight.declare(shape, (height, width), count, dtype)
 
 
 def _state_bytes(source: Source, recipe: Recipe) -> int:

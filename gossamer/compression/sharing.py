@@ -19,7 +19,7 @@ from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
 from gossamer.calibration.observe import BlockRunner
 from gossamer.checkpoint.source import Source
-from gossamer.compression.preview import Steps, pruned_share
+from gossamer.compression.selection import Steps, pruned_share
 from gossamer.distributed.processes import Processes
 from gossamer.methods.allocate.saliency import (
     MOST_BITS,

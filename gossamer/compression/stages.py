@@ -18,12 +18,13 @@ from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_afte
 from gossamer.calibration.statistics import Moments, Statistic, to_collect
 from gossamer.compression.job import Job
 from gossamer.compression.layer import LayerReport, LayerWork
-from gossamer.compression.preview import Steps
+from gossamer.compression.selection import Steps
 from gossamer.compression.state import RunState
 from gossamer.errors import CalibrationError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
 from gossamer.methods.reconstruct import Reconstruct, Reconstructed, reconstruct, vectors_of
+from gossamer.methods.solve.error import check_packed
 from gossamer.methods.solve.settings import Evidence
 from gossamer.recipe.table import METHODS
 
@@ -215,6 +216,7 @@ def pack_layer(job: Job, state: RunState, layer: LayerWork, block: int | None) -
     dtype = job.stored_dtypes[layer.matrix.parameter]
     packed = pack(weight.weight_OI, weight.mask_OI, weight.quantized, dtype, weight.factors)
     weight_OI = job.processes.same(packed.unpack())
+    check_packed(name, weight, weight_OI)
     layer.put(job.model, weight_OI)
     state.packed[name] = packed.meta()
     job.writer.add({f"{name}.{key}": tensor for key, tensor in packed.tensors().items()})

@@ -30,22 +30,24 @@ from gossamer.formats.checks import (
 )
 from gossamer.formats.integer import check_quantized, check_scales, pack_scales, scale_specs
 from gossamer.formats.quantized import Quantized
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
 from gossamer.formats.tiles import num_quads, num_strips, to_tiles
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 
 PADDING_BYTES = 64
 """Zeros after the last value, so that a kernel may load a whole register there."""
 
 
-class BitmaskWeight(StoredWeight):
+class BitmaskWeight(PackedWeight):
     format = "bitmask"
 
     @classmethod
-    def declare(cls, mask_OI: Tensor, values: str, quantized: Quantized | None = None) -> dict[str, Any]:
-        """Return the declaration that packing this mask with values of this kind would give."""
-        lengths_S = strip_lengths(to_tiles(mask_OI), values)
-        return _declare(mask_OI, values, int(lengths_S.sum()), quantized)
+    def declare(
+        cls, shape: tuple[int, int], values: str, num_values: int, codes: Meta | None = None
+    ) -> dict[str, Any]:
+        """Return the declaration of so many stored elements; `codes` are bits, group_size and symmetric."""
+        meta = {"format": "bitmask", "shape": list(shape), "values": values, "num_values": num_values}
+        return {**meta, **(codes or {})}
 
     @classmethod
     def tensor_specs(cls, meta: Meta) -> Specs:
@@ -109,9 +111,6 @@ class BitmaskWeight(StoredWeight):
         else:
             check_finite("bitmask: values", values)
 
-    def unpack(self) -> Tensor:
-        return reference.bitmask_unpack(self._meta, self._tensors)
-
     def mask(self) -> Tensor:
         return reference.from_tiles(reference.bitmask_kept(self._tensors), *self.shape).contiguous()
 
@@ -154,17 +153,6 @@ def mask_words(kept_SQL: Tensor) -> Tensor:
     return packed.view(torch.int64).squeeze(2)
 
 
-def _declare(mask_OI: Tensor, values: str, num_values: int, quantized: Quantized | None) -> dict[str, Any]:
-    meta = {"format": "bitmask", "shape": list(mask_OI.shape), "values": values, "num_values": num_values}
-    if quantized is not None:
-        meta |= {
-            "bits": quantized.bits,
-            "group_size": quantized.group_size,
-            "symmetric": quantized.symmetric,
-        }
-    return meta
-
-
 def _pack(tiles_SQL: Tensor, mask_OI: Tensor, values: str, quantized: Quantized | None) -> BitmaskWeight:
     kept_SQL = to_tiles(mask_OI)
     offsets = torch.nn.functional.pad(strip_lengths(kept_SQL, values).cumsum(0), (1, 0))
@@ -181,4 +169,6 @@ def _pack(tiles_SQL: Tensor, mask_OI: Tensor, values: str, quantized: Quantized 
     tensors = {"mask": mask_words(kept_SQL), "offsets": offsets, "values": stored}
     if quantized is not None:
         tensors |= pack_scales(quantized)
-    return BitmaskWeight(_declare(mask_OI, values, num_values, quantized), tensors)
+    codes = None if quantized is None else quantized.declaration()
+    shape = (mask_OI.shape[0], mask_OI.shape[1])
+    return BitmaskWeight(BitmaskWeight.declare(shape, values, num_values, codes), tensors)

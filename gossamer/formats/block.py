@@ -29,12 +29,12 @@ from gossamer.formats.checks import (
     require,
 )
 from gossamer.formats.sparse import MAX_STORED, check_ascending
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
 from gossamer.formats.tiles import pad
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 
 
-class BlockWeight(StoredWeight):
+class BlockWeight(PackedWeight):
     format = "block"
 
     @classmethod
@@ -120,9 +120,6 @@ class BlockWeight(StoredWeight):
         ]
         empty = not bool(last_row.any()) and not bool(last_column.any())
         require(empty, "block: values outside the matrix", 0, "others")
-
-    def unpack(self) -> Tensor:
-        return reference.block_unpack(self._meta, self._tensors)
 
     def mask(self) -> Tensor:
         kept = torch.ones_like(self._tensors["values"], dtype=torch.bool)

@@ -1,40 +1,87 @@
-"""Pack a weight in the format that takes the fewest bytes, by arithmetic and without losing its mask.
+"""Which format holds a weight: the one of fewest bytes, by arithmetic and without losing the mask.
 
     codes, no mask      integer
-    codes and mask      bitmask; nm if the mask is 4:16, 8:16 or 12:16 (every window keeping at least one);
+    codes and mask      bitmask; nm if symmetric and the mask is 4:16, 8:16 or 12:16, with no
+                        empty window;
                         integer if symmetric and no kept weight has the zero code
     floats, no mask     dense
     floats and mask     bitmask; nm as above, of 16-bit values; block if the mask is made of whole blocks;
                         dense if no kept weight is zero
 
-With factors of a low-rank part, low_rank over one of these; over none if the mask keeps nothing and there are no codes.
+With factors of a low-rank part, low_rank over one of these; over none if the mask keeps nothing and there are no
+codes.
 
-A tie goes to the format named first in `candidates`. coo, csr and csc are for interchange and never chosen.
+`pack` asks a mask what it is like, `predict_bytes` is told; from there on the choice is the same (`forms`). A tie goes
+to the form named first. coo, csr and csc are for interchange and never chosen.
 
 O output features, I input features.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gossamer.formats import dense, integer
-from gossamer.formats.bitmask import BitmaskWeight, check_mask, integer_values
+from gossamer.formats.bitmask import BitmaskWeight, check_mask, integer_values, strip_lengths
 from gossamer.formats.block import BlockWeight, block_mask
+from gossamer.formats.checks import Meta
 from gossamer.formats.dense import DenseWeight
 from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight, check_quantized
 from gossamer.formats.low_rank import LowRankWeight
-from gossamer.formats.nm import NmWeight, fewest_slots
+from gossamer.formats.nm import KEEP_CHOICES, NmWeight, fewest_slots
+from gossamer.formats.packed import expected_bytes
 from gossamer.formats.quantized import Quantized
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
+from gossamer.formats.tiles import to_tiles
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 
 BLOCK_SHAPES = ((64, 64), (32, 32), (16, 16), (8, 8), (4, 4), (16, 1), (1, 16))
 """Shapes that are tried, rows x columns."""
 
-Candidate = tuple[int, Callable[[], StoredWeight]]
-"""Exact bytes, and how to pack."""
+
+@dataclass(frozen=True, kw_only=True)
+class Pattern:
+    """What the choice goes by in a mask."""
+
+    num_values: int
+    """Elements that a bitmask would store."""
+    slots: int | None = None
+    """The N for which it is N:16; None if it is not."""
+    blocks: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    """Block shape -> blocks kept, for the shapes of which the mask is made."""
+    zero_means_removed: bool = False
+    """No kept weight is zero."""
+
+
+def forms(
+    shape: tuple[int, int], dtype: torch.dtype, codes: Meta | None, pattern: Pattern | None
+) -> list[dict[str, Any]]:
+    """Return the declarations that can hold such a weight.
+
+    `codes`, if any, are bits, group_size and symmetric; values without codes are stored in `dtype`. No pattern: every
+    weight is kept.
+    """
+    masked = pattern is not None
+    found = []
+    if codes is None and (pattern is None or pattern.zero_means_removed):
+        found.append(DenseWeight.declare(shape, dtype, masked=masked))
+    if codes is not None and (pattern is None or (pattern.zero_means_removed and codes["symmetric"])):
+        found.append(IntegerWeight.declare(shape, codes, masked=masked))
+    if pattern is None:
+        return found
+    values = dtype_name(dtype) if codes is None else integer_values(codes["bits"])
+    if codes is None:
+        found += [BlockWeight.declare(shape, *block, dtype) for block in pattern.blocks.items()]
+    if pattern.slots is not None and (dtype != torch.float32 if codes is None else codes["symmetric"]):
+        found.append(NmWeight.declare(shape, pattern.slots, values, codes))
+    found.append(BitmaskWeight.declare(shape, values, pattern.num_values, codes))
+    return found
+
+
+# ---- with the weight at hand -------------------------------------------------------------------------------
 
 
 def pack(
@@ -43,7 +90,7 @@ def pack(
     quantized: Quantized | None,
     float_dtype: torch.dtype = torch.bfloat16,
     factors: Factors | None = None,
-) -> StoredWeight:
+) -> PackedWeight:
     """Return the smallest packed form of a weight; `.mask()` gives back exactly `mask_OI`.
 
     With codes, they decide the values and `weight_OI` is not read; without, the weights are rounded to
@@ -53,69 +100,104 @@ def pack(
         whole = quantized is None and mask_OI is not None and not bool(mask_OI.any())
         residual = None if whole else pack(weight_OI, mask_OI, quantized, float_dtype)
         return LowRankWeight.pack(factors, residual)
+    matrix_OI = round_values(weight_OI, float_dtype) if quantized is None else quantized.codes_OI
     if quantized is not None:
-        candidates = _integer_candidates(quantized, mask_OI)
-    else:
-        candidates = _float_candidates(weight_OI, mask_OI, float_dtype)
-    _, pack_smallest = min(candidates, key=lambda candidate: candidate[0])
-    return pack_smallest()
-
-
-def _integer_candidates(quantized: Quantized, mask_OI: Tensor | None) -> list[Candidate]:
-    check_quantized(quantized)
-    if mask_OI is None or bool(mask_OI.all()):
-        bytes_dense = IntegerWeight.expected_bytes(IntegerWeight.declare(quantized))
-        return [(bytes_dense, lambda: IntegerWeight.pack(quantized))]
-    check_mask(mask_OI, quantized.codes_OI)
-    mask = mask_OI
-    values = integer_values(quantized.bits)
-    candidates: list[Candidate] = []
-    if integer.can_hold_mask(quantized, mask):
-        declared = IntegerWeight.declare(quantized, masked=True)
-        candidates.append(
-            (IntegerWeight.expected_bytes(declared), lambda: IntegerWeight.pack(quantized, mask))
-        )
-    keep = fewest_slots(mask)
-    if quantized.symmetric and keep is not None:
-        declared = NmWeight.declare(mask, keep, values, quantized)
-        candidates.append((NmWeight.expected_bytes(declared), lambda: NmWeight.pack(quantized, mask)))
-    declared = BitmaskWeight.declare(mask, values, quantized)
-    candidates.append((BitmaskWeight.expected_bytes(declared), lambda: BitmaskWeight.pack(quantized, mask)))
-    return candidates
-
-
-def _float_candidates(weight_OI: Tensor, mask_OI: Tensor | None, dtype: torch.dtype) -> list[Candidate]:
-    rounded = round_values(weight_OI, dtype)
-    shape = (weight_OI.shape[0], weight_OI.shape[1])
-    bytes_dense = DenseWeight.expected_bytes(DenseWeight.declare(shape, dtype))
-    if mask_OI is None or bool(mask_OI.all()):
-        return [(bytes_dense, lambda: DenseWeight.pack(rounded, dtype))]
-    check_mask(mask_OI, weight_OI)
-    mask = mask_OI
-    candidates: list[Candidate] = []
-    if dense.can_hold_mask(rounded, mask):
-        candidates.append((bytes_dense, lambda: DenseWeight.pack(rounded, dtype, mask)))
-    for block in BLOCK_SHAPES:
-        kept_RC = block_mask(mask, block)
-        if kept_RC is not None:
-            declared = BlockWeight.declare(shape, block, int(kept_RC.sum()), dtype)
-            candidates.append(
-                (BlockWeight.expected_bytes(declared), _block_packer(rounded, block, dtype, mask))
-            )
-    keep = fewest_slots(mask)
-    if keep is not None and dtype != torch.float32:
-        declared = NmWeight.declare(mask, keep, dtype_name(dtype))
-        candidates.append(
-            (NmWeight.expected_bytes(declared), lambda: NmWeight.pack_float(rounded, mask, dtype))
-        )
-    declared = BitmaskWeight.declare(mask, dtype_name(dtype))
-    candidates.append(
-        (BitmaskWeight.expected_bytes(declared), lambda: BitmaskWeight.pack_float(rounded, mask, dtype))
+        check_quantized(quantized)
+    if mask_OI is not None:
+        check_mask(mask_OI, matrix_OI)
+        mask_OI = None if bool(mask_OI.all()) else mask_OI
+    pattern = None if mask_OI is None else _pattern(matrix_OI, mask_OI, quantized, float_dtype)
+    shape, codes = (
+        (matrix_OI.shape[0], matrix_OI.shape[1]),
+        None if quantized is None else quantized.declaration(),
     )
-    return candidates
+    smallest = min(forms(shape, float_dtype, codes, pattern), key=expected_bytes)
+    return _pack_as(smallest, matrix_OI, mask_OI, quantized, float_dtype)
 
 
-def _block_packer(
-    weight_OI: Tensor, block: tuple[int, int], dtype: torch.dtype, mask_OI: Tensor
-) -> Callable[[], StoredWeight]:
-    return lambda: BlockWeight.pack(weight_OI, block, dtype, mask_OI)
+def _pattern(matrix_OI: Tensor, mask_OI: Tensor, quantized: Quantized | None, dtype: torch.dtype) -> Pattern:
+    if quantized is None:
+        values, holds = dtype_name(dtype), dense.can_hold_mask(matrix_OI, mask_OI)
+        kept = {block: block_mask(mask_OI, block) for block in BLOCK_SHAPES}
+    else:
+        values, holds = integer_values(quantized.bits), integer.can_hold_mask(quantized, mask_OI)
+        kept = {}
+    return Pattern(
+        num_values=int(strip_lengths(to_tiles(mask_OI), values).sum()),
+        slots=fewest_slots(mask_OI),
+        blocks={block: int(kept_RC.sum()) for block, kept_RC in kept.items() if kept_RC is not None},
+        zero_means_removed=holds,
+    )
+
+
+def _pack_as(
+    form: Meta, matrix_OI: Tensor, mask_OI: Tensor | None, quantized: Quantized | None, dtype: torch.dtype
+) -> PackedWeight:
+    """Return the codes, or where there are none the rounded weights, in the form that was chosen."""
+    name = form["format"]
+    if name == "integer":
+        assert quantized is not None
+        return IntegerWeight.pack(quantized, mask_OI)
+    if name == "dense":
+        return DenseWeight.pack(matrix_OI, dtype, mask_OI)
+    assert mask_OI is not None
+    if name == "block":
+        return BlockWeight.pack(matrix_OI, (form["block"][0], form["block"][1]), dtype, mask_OI)
+    if name == "nm":
+        if quantized is not None:
+            return NmWeight.pack(quantized, mask_OI)
+        return NmWeight.pack_float(matrix_OI, mask_OI, dtype)
+    if quantized is not None:
+        return BitmaskWeight.pack(quantized, mask_OI)
+    return BitmaskWeight.pack_float(matrix_OI, mask_OI, dtype)
+
+
+# ---- before there is one -----------------------------------------------------------------------------------
+
+
+def predict_bytes(
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    *,
+    codes: Meta | None = None,
+    kept: float = 1.0,
+    window: tuple[int, int] | None = None,
+    block: tuple[int, int] | None = None,
+    rank: int | None = None,
+    factors_only: bool = False,
+) -> int:
+    """Return the bytes that `pack` will need, if the mask keeps what it is meant to.
+
+    `kept`: the share of weights that it keeps. `window`: N and M where it is N:M throughout. `block`: rows and columns
+    where it is made of blocks. `rank`: of factors beside, or with `factors_only` in place of the weight.
+    """
+    if rank is not None and factors_only:
+        return expected_bytes(LowRankWeight.declare_factors(shape, rank, None))
+    pattern = None
+    if kept < 1.0:
+        num_kept = round(kept * shape[0] * shape[1])
+        in_nibbles = codes is not None and integer_values(codes["bits"]) == "int4"
+        pattern = Pattern(
+            num_values=-(-num_kept // 2) if in_nibbles else num_kept,
+            slots=None if window is None else _slots(*window),
+            blocks={} if block is None else _blocks(num_kept, block),
+            zero_means_removed=codes is None,
+        )
+    chosen = min(forms(shape, dtype, codes, pattern), key=expected_bytes)
+    return expected_bytes(chosen if rank is None else LowRankWeight.declare_factors(shape, rank, chosen))
+
+
+def _slots(n: int, m: int) -> int | None:
+    """Return the fewest slots of 16 that hold n of every m; None where windows do not add up to 16."""
+    if 16 % m:
+        return None
+    return next((slots for slots in KEEP_CHOICES if slots * m >= 16 * n), None)
+
+
+def _blocks(num_kept: int, block: tuple[int, int]) -> dict[tuple[int, int], int]:
+    """Return how many blocks hold so many weights, for each shape of which the given blocks are made."""
+    return {
+        (rows, columns): -(-num_kept // (rows * columns))
+        for rows, columns in BLOCK_SHAPES
+        if block[0] % rows == 0 == block[1] % columns
+    }

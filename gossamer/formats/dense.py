@@ -20,11 +20,10 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
-from gossamer.kernels import reference
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 
 
-class DenseWeight(StoredWeight):
+class DenseWeight(PackedWeight):
     """`masked` declares that zero means "removed" rather than "kept with value 0"."""
 
     format = "dense"
@@ -58,9 +57,6 @@ class DenseWeight(StoredWeight):
 
     def check(self) -> None:
         check_finite("dense: tensor weight", self._tensors["weight"])
-
-    def unpack(self) -> Tensor:
-        return reference.dense_unpack(self._meta, self._tensors)
 
     def mask(self) -> Tensor:
         weight_OI = self._tensors["weight"]

@@ -23,17 +23,12 @@ class Factors:
     def rounded(cls, left_OR: Tensor, right_RI: Tensor) -> Self:
         """Return the factors in float16 values, after their columns and rows were given equal norms.
 
-        FormatError when one does not fit in float16.
+        FormatError when one does not fit in float16: values too large, or too small to be told from zero.
         """
         size_R = (right_RI.norm(dim=1) / left_OR.norm(dim=0)).sqrt()
         size_R = torch.where(torch.isfinite(size_R) & (size_R > 0), size_R, 1.0)
-        left_OR, right_RI = (left_OR * size_R).half().float(), (right_RI / size_R[:, None]).half().float()
-        for name, factor in (("left", left_OR), ("right", right_RI)):
-            if not bool(torch.isfinite(factor).all()):
-                raise FormatError(
-                    f"{name} factor: expected values that float16 holds, got larger ones or NaN"
-                )
-        return cls(left_OR.contiguous(), right_RI.contiguous())
+        left_OR, right_RI = left_OR * size_R, right_RI / size_R[:, None]
+        return cls(_in_float16("left", left_OR), _in_float16("right", right_RI))
 
     @property
     def rank(self) -> int:
@@ -42,3 +37,15 @@ class Factors:
     def product(self) -> Tensor:
         """Return the weight [O, I] that the factors stand for, float32."""
         return self.left_OR @ self.right_RI
+
+
+def _in_float16(name: str, factor: Tensor) -> Tensor:
+    """Return the factor in float16 values; FormatError when that takes more than a hundredth of its norm."""
+    rounded = factor.half().float()
+    if not bool((rounded - factor).norm() <= 1e-2 * factor.norm()):
+        low, high = (float(bound) for bound in factor.abs().aminmax())
+        raise FormatError(
+            f"{name} factor: expected values that float16 holds, got {low:.2g} to {high:.2g}. "
+            "Give this layer no low-rank part."
+        )
+    return rounded.contiguous()

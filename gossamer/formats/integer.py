@@ -25,12 +25,12 @@ from gossamer.formats.checks import (
     require,
 )
 from gossamer.formats.quantized import Quantized
-from gossamer.formats.stored import StoredWeight
 from gossamer.formats.tiles import num_quads, num_strips, tile_scales, to_tiles
+from gossamer.formats.weight import PackedWeight
 from gossamer.kernels import reference
 
 
-class IntegerWeight(StoredWeight):
+class IntegerWeight(PackedWeight):
     """`masked` declares that the zero code (symmetric only) means "removed" rather than "kept with value
     0".
     """
@@ -38,16 +38,9 @@ class IntegerWeight(StoredWeight):
     format = "integer"
 
     @classmethod
-    def declare(cls, quantized: Quantized, *, masked: bool = False) -> dict[str, Any]:
-        """Return the declaration that `pack` would give."""
-        return {
-            "format": "integer",
-            "shape": list(quantized.codes_OI.shape),
-            "bits": quantized.bits,
-            "group_size": quantized.group_size,
-            "symmetric": quantized.symmetric,
-            "masked": masked,
-        }
+    def declare(cls, shape: tuple[int, int], codes: Meta, *, masked: bool = False) -> dict[str, Any]:
+        """Return the declaration; `codes` are bits, group_size and symmetric."""
+        return {"format": "integer", "shape": list(shape), **codes, "masked": masked}
 
     @classmethod
     def tensor_specs(cls, meta: Meta) -> Specs:
@@ -78,18 +71,14 @@ class IntegerWeight(StoredWeight):
                     "symmetric codes without a kept zero",
                     "a mask that `integer` would lose; use bitmask",
                 )
-            codes_OI = torch.where(
-                mask_OI, codes_OI, torch.tensor(zero_code(quantized.bits), dtype=torch.uint8)
-            )
+            codes_OI = codes_OI.masked_fill(~mask_OI, zero_code(quantized.bits))
         tensors = split_planes(to_tiles(codes_OI), quantized.bits)
         tensors |= pack_scales(quantized)
-        return cls(cls.declare(quantized, masked=mask_OI is not None), tensors)
+        shape = (codes_OI.shape[0], codes_OI.shape[1])
+        return cls(cls.declare(shape, quantized.declaration(), masked=mask_OI is not None), tensors)
 
     def check(self) -> None:
         check_scales(self._tensors, self.shape[0])
-
-    def unpack(self) -> Tensor:
-        return reference.integer_unpack(self._meta, self._tensors)
 
     def mask(self) -> Tensor:
         if not self._meta["masked"]:

@@ -30,11 +30,11 @@ from gossamer.formats.dense import DenseWeight
 from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.nm import NmWeight
-from gossamer.formats.stored import StoredWeight
+from gossamer.formats.weight import PackedWeight
 from gossamer.kernels import reference
 
-FACTOR_FORMATS: dict[str, type[StoredWeight]] = {"dense": DenseWeight, "integer": IntegerWeight}
-RESIDUAL_FORMATS: dict[str, type[StoredWeight]] = {
+FACTOR_FORMATS: dict[str, type[PackedWeight]] = {"dense": DenseWeight, "integer": IntegerWeight}
+RESIDUAL_FORMATS: dict[str, type[PackedWeight]] = {
     **FACTOR_FORMATS,
     "bitmask": BitmaskWeight,
     "nm": NmWeight,
@@ -42,7 +42,7 @@ RESIDUAL_FORMATS: dict[str, type[StoredWeight]] = {
 }
 
 
-class LowRankWeight(StoredWeight):
+class LowRankWeight(PackedWeight):
     """`mask` is True everywhere: the product of the factors has no zeros. `residual.mask()` is the sparse part's."""
 
     format = "low_rank"
@@ -90,14 +90,14 @@ class LowRankWeight(StoredWeight):
         return specs
 
     @classmethod
-    def pack(cls, factors: Factors, residual: StoredWeight | None) -> "LowRankWeight":
+    def pack(cls, factors: Factors, residual: PackedWeight | None) -> "LowRankWeight":
         """Return the factors in float16 beside a packed residual of the same shape."""
         left = DenseWeight.pack(factors.left_OR, torch.float16)
         right = DenseWeight.pack(factors.right_RI, torch.float16)
         return cls.join(left, right, residual)
 
     @classmethod
-    def join(cls, left: StoredWeight, right: StoredWeight, residual: StoredWeight | None) -> "LowRankWeight":
+    def join(cls, left: PackedWeight, right: PackedWeight, residual: PackedWeight | None) -> "LowRankWeight":
         """Return the weight over packed parts; FormatError when they do not fit together."""
         meta = cls.declare(left.meta(), right.meta(), None if residual is None else residual.meta())
         parts = {"left": left, "right": right} | ({} if residual is None else {"residual": residual})
@@ -111,7 +111,7 @@ class LowRankWeight(StoredWeight):
             self._part(name)
 
     @property
-    def residual(self) -> StoredWeight | None:
+    def residual(self) -> PackedWeight | None:
         """What the factors are added to; None when they are the whole weight."""
         return self._part("residual")
 
@@ -121,20 +121,17 @@ class LowRankWeight(StoredWeight):
         assert left is not None and right is not None
         return Factors(left.unpack(), right.unpack())
 
-    def unpack(self) -> Tensor:
-        return reference.low_rank_unpack(self._meta, self._tensors)
-
     def mask(self) -> Tensor:
         return torch.ones(self.shape, dtype=torch.bool, device=next(iter(self._tensors.values())).device)
 
-    def _part(self, name: str) -> StoredWeight | None:
+    def _part(self, name: str) -> PackedWeight | None:
         if self._meta[name] is None:
             return None
         meta, tensors = reference.low_rank_part(self._meta, self._tensors, name)
         return _kind(self._meta, name).from_tensors(meta, tensors)
 
 
-def residual_mask(packed: StoredWeight) -> Tensor:
+def residual_mask(packed: PackedWeight) -> Tensor:
     """Return which weights of the sparse part are kept: of the residual where there are factors, else of the whole."""
     if not isinstance(packed, LowRankWeight):
         return packed.mask()
@@ -142,7 +139,7 @@ def residual_mask(packed: StoredWeight) -> Tensor:
     return torch.zeros_like(packed.mask()) if residual is None else residual.mask()
 
 
-def _kind(meta: Meta, name: str) -> type[StoredWeight]:
+def _kind(meta: Meta, name: str) -> type[PackedWeight]:
     """Return the format of a part, after checking that it is declared and allowed there."""
     part = meta.get(name)
     if not isinstance(part, Mapping):

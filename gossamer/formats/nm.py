@@ -32,26 +32,23 @@ from gossamer.formats.checks import (
 )
 from gossamer.formats.integer import check_quantized, check_scales, pack_scales, scale_specs
 from gossamer.formats.quantized import Quantized
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
 from gossamer.formats.tiles import num_quads, num_strips, pad
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 
 KEEP_CHOICES = (4, 8, 12)
 VALUE_CHOICES = ("int4", "int8", "float16", "bfloat16")
 
 
-class NmWeight(StoredWeight):
+class NmWeight(PackedWeight):
     format = "nm"
 
     @classmethod
     def declare(
-        cls, mask_OI: Tensor, keep: int, values: str, quantized: Quantized | None = None
+        cls, shape: tuple[int, int], keep: int, values: str, codes: Meta | None = None
     ) -> dict[str, Any]:
-        """Return the declaration that packing with `keep` slots per window would give."""
-        meta = {"format": "nm", "shape": list(mask_OI.shape), "keep": keep, "values": values}
-        if quantized is not None:
-            meta |= {"bits": quantized.bits, "group_size": quantized.group_size, "symmetric": True}
-        return meta
+        """Return the declaration with `keep` slots per window; `codes` are bits, group_size and symmetric."""
+        return {"format": "nm", "shape": list(shape), "keep": keep, "values": values, **(codes or {})}
 
     @classmethod
     def tensor_specs(cls, meta: Meta) -> Specs:
@@ -121,9 +118,6 @@ class NmWeight(StoredWeight):
         else:
             check_finite("nm: values", value_RWN)
 
-    def unpack(self) -> Tensor:
-        return reference.nm_unpack(self._meta, self._tensors)
-
     def mask(self) -> Tensor:
         index_RWN, _ = reference.nm_entries(self._meta, self._tensors)
         return reference.nm_kept(self._meta, index_RWN).contiguous()
@@ -171,7 +165,9 @@ def _pack(
         tensors = {"index": index[..., 0::2] | (index[..., 1::2] << 4), "values": value}
     if quantized is not None:
         tensors |= pack_scales(quantized)
-    return NmWeight(NmWeight.declare(mask_OI, keep, values, quantized), tensors)
+    codes = None if quantized is None else quantized.declaration()
+    shape = (mask_OI.shape[0], mask_OI.shape[1])
+    return NmWeight(NmWeight.declare(shape, keep, values, codes), tensors)
 
 
 def _to_lanes(rows_RWN: Tensor) -> Tensor:

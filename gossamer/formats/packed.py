@@ -3,7 +3,6 @@ decides.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -16,42 +15,9 @@ from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import NmWeight
 from gossamer.formats.sparse import CooWeight, CscWeight, CsrWeight
-from gossamer.formats.stored import StoredWeight
+from gossamer.formats.weight import PackedWeight
 
-
-class PackedWeight(Protocol):
-    """A weight [O output features, I input features] in a declared format. T tokens."""
-
-    format: ClassVar[str]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(O, I)."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors together."""
-
-    def meta(self) -> dict[str, Any]:
-        """Return the declaration, ready for JSON: everything that is needed besides the tensors."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name; `tensor_specs(meta)` gives their types and shapes."""
-
-    def unpack(self) -> Tensor:
-        """Return weight_OI in float32, exactly what the bytes mean."""
-
-    def mask(self) -> Tensor:
-        """Return mask_OI (bool), True where a weight is kept, exactly as it was packed."""
-
-    def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
-        """Return y_TO = x W^T in float32; activations `int8` rounds x for integer weights."""
-
-    def to_scipy(self) -> Any:
-        """Return the kept weights as a float32 scipy.sparse.csr_array."""
-
-
-FORMATS: dict[str, type[StoredWeight]] = {
+FORMATS: dict[str, type[PackedWeight]] = {
     "dense": DenseWeight,
     "integer": IntegerWeight,
     "bitmask": BitmaskWeight,
@@ -90,5 +56,5 @@ def empty_tensors(meta: Meta, device: torch.device | str | None = None) -> dict[
     }
 
 
-def _format(meta: Meta) -> type[StoredWeight]:
+def _format(meta: Meta) -> type[PackedWeight]:
     return FORMATS[read_choice(meta, "format", FORMATS)]

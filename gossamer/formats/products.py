@@ -7,7 +7,7 @@ import scipy.sparse
 from torch import Tensor
 
 from gossamer.errors import FormatError
-from gossamer.formats.packed import PackedWeight
+from gossamer.formats.weight import PackedWeight
 
 
 def sparse_dense(a: PackedWeight, x_IM: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ O output features, I input features, G groups of consecutive inputs that share a
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,10 @@ class Quantized:
     @property
     def symmetric(self) -> bool:
         return self.minimum_OG is None
+
+    def declaration(self) -> dict[str, Any]:
+        """Return what a declaration says about codes."""
+        return {"bits": self.bits, "group_size": self.group_size, "symmetric": self.symmetric}
 
     def dequantize(self) -> Tensor:
         """Return weight_OI in float32, without regard to any mask."""

@@ -29,14 +29,14 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.stored import StoredWeight, dtype_name, round_values
+from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 
 MAX_STORED = 2**31 - 1
 """Stored items that 32-bit row pointers can count."""
 
 
-class _SparseWeight(StoredWeight):
+class _SparseWeight(PackedWeight):
     """What the three orders share."""
 
     row_name: ClassVar[str]
@@ -98,8 +98,8 @@ class _SparseWeight(StoredWeight):
         """Return any 2-d torch.sparse tensor (COO, CSR, CSC, BSR, BSC)."""
         coordinates = tensor if tensor.layout == torch.sparse_coo else tensor.to_sparse_coo()
         coordinates = coordinates.coalesce()
-        rows, columns = coordinates.indices().numpy()
-        values = coordinates.values().to(torch.float32).numpy()
+        rows, columns = coordinates.indices().cpu().numpy()
+        values = coordinates.values().to(torch.float32).cpu().numpy()
         return cls.from_scipy(
             scipy.sparse.coo_array((values, (rows, columns)), shape=tuple(tensor.shape)), dtype
         )
@@ -146,9 +146,6 @@ class _SparseWeight(StoredWeight):
                 bool((keys[1:] > keys[:-1]).all()), "coo: entries", "unique, sorted by row, column", "others"
             )
         check_finite(f"{self.format}: tensor values", self._tensors["values"])
-
-    def unpack(self) -> Tensor:
-        return reference.sparse_unpack(self._meta, self._tensors)
 
     def mask(self) -> Tensor:
         mask_OI = torch.zeros(self.shape, dtype=torch.bool, device=self._tensors["values"].device)

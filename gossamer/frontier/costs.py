@@ -18,12 +18,14 @@ import torch
 
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.side_files import copy_side_files
-from gossamer.compression.preview import head_is_tied, predicted_bytes, stored_dtypes
+from gossamer.compression.preview import predicted_bytes, stored_dtypes
+from gossamer.compression.selection import head_is_tied
 from gossamer.formats.choose import pack
 from gossamer.formats.factors import Factors
-from gossamer.formats.stored import NATIVE, StoredWeight
+from gossamer.formats.weight import PackedWeight
 from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, is_low_rank, level, options_for
 from gossamer.frontier.state import State
+from gossamer.kernels.table import product
 from gossamer.methods.rtn import RTN
 from gossamer.methods.rtn import apply as rtn
 from gossamer.methods.solve.layer_weight import LayerWeight
@@ -126,18 +128,18 @@ def _product_ms(shape: tuple[int, int], option: str) -> float:
     packed = packed_random(shape, option)
     count = max(1, min(MOST_COPIES, COLD_BYTES // packed.num_bytes))
     copies = [{name: tensor.clone() for name, tensor in packed.tensors().items()} for _ in range(count)]
-    products = [NATIVE[packed.format](packed.meta(), each) for each in copies]
+    products = [product(packed.meta(), each) for each in copies]
     x_1I = torch.randn(1, shape[1], generator=torch.Generator().manual_seed(1))
     seconds = []
     for _ in range(PASSES + 1):
         started = time.perf_counter()
-        for product in products:
-            product.matmul(x_1I, "int8")  # type: ignore[union-attr]
+        for multiply in products:
+            multiply(x_1I, "int8")
         seconds.append(time.perf_counter() - started)
     return 1e3 * statistics.median(seconds[1:]) / count
 
 
-def packed_random(shape: tuple[int, int], option: str) -> StoredWeight:
+def packed_random(shape: tuple[int, int], option: str) -> PackedWeight:
     """Return random numbers as a matrix of that shape (O, I) and level is stored."""
     weight_OI = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     chosen = level(option)

@@ -27,7 +27,7 @@ from gossamer.calibration.statistics import Gram, InputNorm
 from gossamer.checkpoint.source import Source
 from gossamer.evaluation.quality.divergence import divergence
 from gossamer.frontier.levels import Level
-from gossamer.methods.solve.grid import quantize
+from gossamer.methods.solve.grid import float16_holds, quantize
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.pattern import RowBalanced, Unstructured
 
@@ -113,6 +113,8 @@ def cheap_weight(weight_OI: Tensor, level: Level, norm_I: Tensor | None) -> Tens
         pattern = RowBalanced() if isinstance(pattern, Unstructured) else pattern
         layer = layer.pruned(pattern.keep_largest(score_OI, level.target.share))
     grid = level.grid.model_copy(update={"search": False})
+    if not float16_holds(layer.weight_OI, grid, []):
+        return layer.weight_OI
     return layer.with_codes(quantize(layer.weight_OI, grid, mask_OI=layer.mask_OI)).weight_OI
 
 

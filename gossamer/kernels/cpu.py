@@ -12,9 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.errors import RunError
 from gossamer.kernels.dispatch import native_module
-from gossamer.kernels.reference import low_rank_part
 
 Meta = Mapping[str, Any]
 Tensors = Mapping[str, Tensor]
@@ -107,41 +105,14 @@ class LowRankMatrix:
         return y_TO if self.residual is None else y_TO.add_(self.residual.matmul(x_TI, activations))
 
 
-def low_rank(meta: Meta, tensors: Tensors) -> LowRankMatrix | None:
-    """Return the product of a `low_rank` matrix; None without native kernels or one for its residual."""
-    if native_module() is None:
-        return None
-    left, right, residual = (_part(meta, tensors, name) for name in ("left", "right", "residual"))
-    if left is None or right is None or (residual is None and meta["residual"] is not None):
-        return None
-    return LowRankMatrix(residual, left, right)
-
-
-def _part(meta: Meta, tensors: Tensors, name: str) -> CpuMatrix | None:
-    """Return the product of a part of a `low_rank` matrix; None where there is no such part, or no kernel for it."""
-    if meta[name] is None:
-        return None
-    part, own = low_rank_part(meta, tensors, name)
-    build = BUILD.get(part["format"])
-    return None if build is None else build(part, own)
-
-
-def dense_matrix(meta: Meta, tensors: Tensors) -> CpuMatrix:
-    """Return the product of a `dense` matrix; RunError without native kernels."""
-    return CpuMatrix(dense(tensors["weight"]), _shape(meta))
-
-
-BUILD = {"integer": integer, "bitmask": bitmask, "nm": nm, "dense": dense_matrix}
-"""Format of a part of a `low_rank` matrix -> how to build its product."""
-
-
-def dense(weight_OI: Tensor) -> Any:
-    """Return a native matrix over contiguous floats, for the engine; RunError without native kernels."""
+def dense(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
+    """Return the product of a `dense` matrix, or None without native kernels."""
     native = native_module()
     if native is None:
-        raise RunError("the engine needs the native kernels: reinstall gossamer with a C++20 compiler.")
+        return None
+    shape, weight_OI = _shape(meta), tensors["weight"]
     kind = str(weight_OI.dtype).removeprefix("torch.")
-    return native.DenseMatrix(tuple(weight_OI.shape), kind, weight_OI)
+    return CpuMatrix(native.DenseMatrix(shape, kind, weight_OI), shape)
 
 
 def _shape(meta: Meta) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Every packed operation in plain torch: what the bytes mean, and what a fast kernel has to reproduce.
 
-Each function takes a declaration (`meta`, the JSON-able dict of a format) and the packed tensors. Nothing
-here is checked (formats/ does that) and nothing is fast: a product first unpacks the whole matrix.
+Each function takes a declaration (`meta`, the JSON-able dict of a format) and the packed tensors, and runs on the
+device that these are on. Nothing here is checked (formats/ does that) and nothing is fast: a product first unpacks
+the whole matrix. table.py says which function serves which format.
 
 O output features, I input features, T tokens, G groups of inputs that share a scale, S strips of 16 rows,
 Q quads of 4 columns, W windows of 16 columns, P planes of an N:16 matrix, N kept weights of a window, K
@@ -70,34 +71,9 @@ def sparse_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str =
     """Return y_TO = x W^T for `coo`, `csr` and `csc`."""
     rows, columns = sparse_coordinates(meta, tensors)
     values = tensors["values"].to(torch.float32)
-    weight = torch.sparse_coo_tensor(
-        torch.stack([rows, columns]), values, tuple(meta["shape"]), check_invariants=False
-    )
+    indices, shape = torch.stack([rows, columns]), tuple(meta["shape"])
+    weight = torch.sparse_coo_tensor(indices, values, shape, device=values.device, check_invariants=False)
     return torch.sparse.mm(weight, x_TI.T.contiguous()).T.contiguous()
-
-
-def low_rank_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str = "float") -> Tensor:
-    """Return y_TO = x S^T + (x B^T) A^T for the `low_rank` format; S is left out where there is no residual."""
-
-    def product(name: str, x: Tensor) -> Tensor:
-        part, own = low_rank_part(meta, tensors, name)
-        return MATMUL[part["format"]](part, own, x, activations)
-
-    y_TO = product("left", product("right", x_TI))
-    return y_TO if meta["residual"] is None else y_TO.add_(product("residual", x_TI))
-
-
-MATMUL = {
-    "integer": integer_matmul,
-    "bitmask": bitmask_matmul,
-    "nm": nm_matmul,
-    "dense": dense_matmul,
-    "block": block_matmul,
-    "coo": sparse_matmul,
-    "csr": sparse_matmul,
-    "csc": sparse_matmul,
-    "low_rank": low_rank_matmul,
-}
 
 
 def _matmul(meta: Meta, weight_OI: Tensor, x_TI: Tensor, activations: str) -> Tensor:
@@ -164,14 +140,16 @@ def integer_unpack(meta: Meta, tensors: Tensors) -> Tensor:
     return _scale_codes(codes_OI, scale_OG, minimum_OG, meta["bits"])
 
 
-def dequantize_rows(meta: Meta, tensors: Tensors, rows: Tensor) -> Tensor:
-    """Return the chosen rows [*rows.shape, I] (float32) of a `dense` or `integer` matrix, and unpack no
-    others.
+def dense_rows(meta: Meta, tensors: Tensors, rows: Tensor) -> Tensor:
+    """Return the chosen rows [*rows.shape, I] (float32) of a `dense` matrix. `rows` is any integer tensor."""
+    return tensors["weight"][rows].to(torch.float32)
+
+
+def integer_rows(meta: Meta, tensors: Tensors, rows: Tensor) -> Tensor:
+    """Return the chosen rows [*rows.shape, I] (float32) of an `integer` matrix, and unpack no others.
 
     `rows` is any integer tensor with 0 <= row < O.
     """
-    if meta["format"] == "dense":
-        return tensors["weight"][rows].to(torch.float32)
     strips, lanes = rows.flatten() // 16, rows.flatten() % 16
     planes = {
         name: plane.unflatten(2, (16, 4))[strips, :, lanes]
@@ -349,24 +327,3 @@ def low_rank_part(meta: Meta, tensors: Tensors, name: str) -> tuple[Meta, dict[s
     prefix = f"{name}_"
     own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return meta[name], own
-
-
-def low_rank_unpack(meta: Meta, tensors: Tensors) -> Tensor:
-    """Return weight_OI (float32) of a `low_rank` matrix."""
-
-    def unpack(name: str) -> Tensor:
-        part, own = low_rank_part(meta, tensors, name)
-        return UNPACK[part["format"]](part, own)
-
-    weight_OI = unpack("left") @ unpack("right")
-    return weight_OI if meta["residual"] is None else weight_OI.add_(unpack("residual"))
-
-
-UNPACK = {
-    "integer": integer_unpack,
-    "bitmask": bitmask_unpack,
-    "nm": nm_unpack,
-    "dense": dense_unpack,
-    "block": block_unpack,
-}
-"""How the parts of a `low_rank` matrix are unpacked."""

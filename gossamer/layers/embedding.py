@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import FormatError
-from gossamer.formats.packed import PackedWeight
-from gossamer.kernels.reference import dequantize_rows
+from gossamer.formats.weight import PackedWeight
+from gossamer.kernels import table
+from gossamer.kernels.table import LOOKUP_FORMATS
 from gossamer.layers.packed_module import Meta, PackedModule
-
-LOOKUP_FORMATS = ("integer", "dense")
 
 
 class PackedEmbedding(PackedModule):
@@ -80,7 +79,7 @@ class PackedEmbedding(PackedModule):
             if low < 0 or high >= self.num_embeddings:
                 last = self.num_embeddings - 1
                 raise IndexError(f"embedding: expected rows from 0 to {last}, got {int(low)} to {int(high)}")
-        values = dequantize_rows(meta, tensors, rows).to(self.weight_dtype)
+        values = table.rows(meta, tensors, rows).to(self.weight_dtype)
         return values if self.embed_scale == 1.0 else values * values.new_tensor(self.embed_scale)
 
     def forget_operator(self) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gossamer.errors import FormatError
-from gossamer.formats.packed import PackedWeight
-from gossamer.formats.stored import ACTIVATIONS, Operator
+from gossamer.formats.weight import PackedWeight
+from gossamer.kernels.table import ACTIVATIONS, Operator
 from gossamer.layers.packed_module import Meta, PackedModule
 
 

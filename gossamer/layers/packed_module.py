@@ -11,8 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from gossamer.formats.packed import PackedWeight, empty_tensors, from_tensors, tensor_specs
-from gossamer.formats.stored import Operator, build_operator
+from gossamer.formats.packed import empty_tensors, from_tensors, tensor_specs
+from gossamer.formats.weight import PackedWeight
+from gossamer.kernels.table import Operator, product
 from gossamer.layers.weight_view import WeightView
 
 Meta = dict[str, Any]
@@ -72,7 +73,7 @@ class PackedModule(nn.Module):
         tensor = self._buffers[self._probe_name]
         if self._operator is None or self._operator_tensor is not tensor:
             packed = self.packed
-            self._operator = build_operator(packed.meta(), packed.tensors())
+            self._operator = product(packed.meta(), packed.tensors())
             self._operator_tensor = tensor
         return self._operator
 

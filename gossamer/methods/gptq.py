@@ -25,7 +25,7 @@ from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.formats.quantized import Quantized
 from gossamer.methods.solve.descend import improve
 from gossamer.methods.solve.feedback import Decide, fix_inputs
-from gossamer.methods.solve.grid import Grid, fit, fit_groups, nonzero
+from gossamer.methods.solve.grid import Grid, fit, fit_groups, float16_holds, nonzero
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor, inverse_factor
 from gossamer.methods.solve.settings import Evidence
@@ -59,14 +59,15 @@ class GPTQ(Grid):
 
 
 def apply(layer: LayerWeight, statistic: Evidence | None, settings: GPTQ, notes: list[str]) -> LayerWeight:
-    """Return the layer rounded to its codes, pruned weights still zero.
+    """Return the layer rounded to its codes, pruned weights still zero; as it is where float16 cannot hold its scales.
 
     RecipeError if the layer is quantized already or the group size does not divide its inputs,
     CalibrationError if the Gram matrix cannot be used. Dead inputs are rounded to nearest.
     """
     assert isinstance(statistic, Gram), "gptq needs Gram"
     layer.require_changeable("gptq")
-    settings.size_for(layer.weight_OI.shape[1])
+    if not float16_holds(layer.weight_OI, settings, notes):
+        return layer
     order_I = torch.arange(statistic.num_inputs)
     if settings.act_order:
         order_I = statistic.mean_square().argsort(descending=True, stable=True)

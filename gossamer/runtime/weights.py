@@ -15,15 +15,16 @@ from gossamer.checkpoint.manifest import FORMAT_VERSION, MANIFEST_NAME, read_man
 from gossamer.checkpoint.read.folder import ModelFolder, read_folder, read_json
 from gossamer.checkpoint.read.skeleton import config_from_dict
 from gossamer.checkpoint.source import open_model
-from gossamer.errors import CheckpointError, FormatError, UnsupportedModelError
+from gossamer.errors import CheckpointError, FormatError, RunError, UnsupportedModelError
 from gossamer.formats.checks import check_tensors
+from gossamer.formats.dense import DenseWeight
 from gossamer.formats.packed import from_tensors, tensor_specs
-from gossamer.kernels import cpu
+from gossamer.kernels import table
+from gossamer.kernels.cpu import CpuMatrix, LowRankMatrix
 
 OURS = "gossamer"
 """`quant_method` of the folders that Gossamer wrote."""
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
-KERNELS = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm}
 
 
 class Weights:
@@ -70,15 +71,17 @@ class Weights:
             self._matrices[key] = made
         return self._matrices[key]
 
-    def low_rank(self, module: str) -> cpu.LowRankMatrix | None:
+    def low_rank(self, module: str) -> LowRankMatrix | None:
         """Return the native parts of a weight with a low-rank part; None for others, and where one has no kernel."""
         meta = self._packed.get(module)
         if meta is None or meta["format"] != "low_rank":
             return None
         try:
-            return cpu.low_rank(meta, self._tensors_of(module, meta))
-        except (FormatError, ValueError) as error:
+            made = table.matrix(meta, self._tensors_of(module, meta))
+        except FormatError as error:
             raise CheckpointError(f"{self.where}: {module}: {error}") from error
+        assert made is None or isinstance(made, LowRankMatrix)
+        return made
 
     def vector(self, name: str, offset: float = 0.0) -> Tensor:
         """Return a parameter as contiguous float32, `offset` added."""
@@ -114,22 +117,35 @@ class Weights:
                 f"{self.where}: {module}.weight: expected a matrix of floats, got {weight_OI.dtype} "
                 f"{list(weight_OI.shape)}."
             )
-        return cpu.dense((weight_OI.T if transposed else weight_OI).contiguous())
+        return _native_dense((weight_OI.T if transposed else weight_OI).contiguous())
 
     def _from_packed(self, module: str, meta: dict[str, Any]) -> Any:
         tensors = self._tensors_of(module, meta)
-        build = KERNELS.get(meta["format"])
-        made = None if build is None else build(meta, tensors)
-        if made is not None:
+        made = table.matrix(meta, tensors)
+        if isinstance(made, CpuMatrix):
             return made.native
-        packed = from_tensors(meta, tensors)  # a format without a kernel runs dense
-        return cpu.dense(packed.unpack().contiguous())
+        packed = from_tensors(meta, tensors)
+        table.say_once(
+            f"no native kernel for {table.describe(meta)}; the engine runs it unpacked, in float32"
+        )
+        return _native_dense(packed.unpack().contiguous())
 
     def _tensors_of(self, module: str, meta: dict[str, Any]) -> dict[str, Tensor]:
         specs = tensor_specs(meta)
         tensors = {name: self._tensor(f"{module}.{name}") for name in specs}
         check_tensors(meta["format"], specs, tensors)
         return tensors
+
+
+def _native_dense(weight_OI: Tensor) -> Any:
+    """Return the native matrix over contiguous floats; RunError without native kernels."""
+    made = table.matrix(
+        DenseWeight.declare((weight_OI.shape[0], weight_OI.shape[1]), weight_OI.dtype), {"weight": weight_OI}
+    )
+    if made is None:
+        raise RunError("the engine needs the native kernels: reinstall gossamer with a C++20 compiler.")
+    assert isinstance(made, CpuMatrix)
+    return made.native
 
 
 def open_weights(path: str | Path) -> Weights:

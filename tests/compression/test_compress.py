@@ -224,6 +224,26 @@ def test_values_that_are_not_finite_are_named_even_where_no_step_looks(damaged: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(("recipe", "left"), [("int8", ["down_proj"]), (RECIPE, ["up_proj", "down_proj"])])
+def test_scales_beyond_float16_leave_a_matrix_unquantized_and_the_model_right(
+    recipe: str, left: list[str], text: Path, tmp_path: Path
+) -> None:
+    model = save_tiny("llama", tmp_path / "parent")
+    for block in model.model.layers:
+        block.mlp.up_proj.weight.data *= 1e7
+        block.mlp.down_proj.weight.data *= 1e-7
+    model.save_pretrained(tmp_path / "parent")
+    chosen = parse_recipe(recipe) if "\n" in recipe else recipe
+    made = gossamer.compress(tmp_path / "parent", chosen, out=tmp_path / "out", text=text)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(made.folder)
+    expected, got = outputs(model.float(), "llama"), outputs(loaded, "llama")
+    for layer in made.manifest["layers"]:
+        assert (layer["bits"] is None) == (layer["kind"] in left)
+        assert any("outside of float16" in note for note in layer["notes"]) == (layer["kind"] in left)
+    if recipe == "int8":
+        assert float((got - expected).norm() / expected.norm()) < 0.02
+
+
 def test_a_table_gives_layers_their_own_sparsity(parent, tmp_path: Path) -> None:
     table = "sparsity: {'*.0.mlp.*': 0.75, '*.0.*': 0.25, '*.1.mlp.*': 0.5}"
     manifest = small_run(parent("llama"), MAGNITUDE.format(table), tmp_path / "out")

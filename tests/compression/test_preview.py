@@ -9,7 +9,8 @@ import gossamer
 from gossamer.checkpoint.source import open_model
 from gossamer.compression import compress as compression
 from gossamer.compression import job
-from gossamer.compression.preview import head_is_tied, predicted_bytes, preview_of, select
+from gossamer.compression.preview import predicted_bytes, preview_of
+from gossamer.compression.selection import head_is_tied, select
 from gossamer.errors import RecipeError, UsageError
 from gossamer.recipe.reader import load_recipe, parse_recipe
 from tests.models import KINDS

@@ -13,7 +13,7 @@ from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import NmWeight
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.sparse import CooWeight, CscWeight, CsrWeight
-from gossamer.formats.stored import StoredWeight
+from gossamer.formats.weight import PackedWeight
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -62,9 +62,9 @@ def block_mask(
     return whole[:num_rows, :num_columns].contiguous()
 
 
-def all_formats() -> dict[str, StoredWeight]:
+def all_formats() -> dict[str, PackedWeight]:
     """One small example of every format and kind of value, of odd shapes."""
-    examples: dict[str, StoredWeight] = {}
+    examples: dict[str, PackedWeight] = {}
     for bits in range(2, 9):
         for symmetric in (True, False):
             kind = f"{bits}-{'symmetric' if symmetric else 'asymmetric'}"

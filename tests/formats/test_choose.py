@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from gossamer.errors import FormatError
 from gossamer.formats.bitmask import BitmaskWeight
-from gossamer.formats.choose import pack
-from gossamer.formats.packed import expected_bytes
+from gossamer.formats.choose import pack, predict_bytes
+from gossamer.formats.packed import expected_bytes, from_tensors
 from tests.formats.cases import (
     DTYPES,
     block_mask,
@@ -98,3 +98,50 @@ def test_a_mask_for_another_matrix_is_refused() -> None:
         pack(weight(4, 32), random_mask(4, 64), None)
     with pytest.raises(FormatError, match="mask"):
         pack(weight(4, 32), random_mask(4, 64), quantized(4, 32))
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        random_mask(40, 96, 0.4),
+        random_mask(40, 96, 0.97),
+        nm_mask(40, 96, 4),
+        block_mask(40, 96, (8, 8)),
+    ],
+)
+@pytest.mark.parametrize("with_codes", [True, False])
+def test_packing_allocates_nothing_on_a_device_that_it_was_not_given(
+    mask: torch.Tensor | None, with_codes: bool
+) -> None:
+    codes, dense = quantized(40, 96, 4, 32), weight(40, 96)
+    codes.codes_OI[codes.codes_OI == 8] += 1  # no kept zeros, so that `integer` can hold a mask
+    with torch.device(
+        "meta"
+    ):  # a tensor that is made without a device is now made there, and would spoil the result
+        packed = pack(dense, mask, codes if with_codes else None)
+        again = from_tensors(packed.meta(), packed.tensors())
+    assert {tensor.device.type for tensor in again.tensors().values()} == {"cpu"}
+    assert mask is None or torch.equal(again.mask(), mask)
+
+
+@pytest.mark.parametrize(("shape", "kept"), [((64, 128), 0.5), ((48, 320), 0.25)])
+@pytest.mark.parametrize("bits", [None, 4, 8])
+def test_what_is_predicted_is_what_packing_takes(
+    shape: tuple[int, int], kept: float, bits: int | None
+) -> None:
+    codes = None if bits is None else quantized(*shape, bits, 32)
+    mask = nm_mask(*shape, int(16 * kept))
+    packed = pack(weight(*shape), mask, codes)
+    declared = None if codes is None else codes.declaration()
+    window = (int(4 * kept), 4)
+    predicted = predict_bytes(shape, torch.bfloat16, codes=declared, kept=kept, window=window)
+    assert predicted == pytest.approx(packed.num_bytes, rel=0.03)
+
+
+def test_factors_are_predicted_beside_and_in_place_of_the_weight() -> None:
+    alone = predict_bytes((64, 128), torch.bfloat16, rank=4, factors_only=True)
+    assert alone == 2 * 4 * (64 + 128)
+    codes = {"bits": 4, "group_size": 64, "symmetric": True}
+    beside = predict_bytes((64, 128), torch.bfloat16, codes=codes, rank=4)
+    assert beside == alone + predict_bytes((64, 128), torch.bfloat16, codes=codes)

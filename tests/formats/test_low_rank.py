@@ -12,7 +12,7 @@ from gossamer.formats.choose import pack
 from gossamer.formats.factors import Factors
 from gossamer.formats.low_rank import LowRankWeight, residual_mask
 from gossamer.formats.packed import expected_bytes, from_tensors
-from gossamer.kernels import cpu, reference
+from gossamer.kernels import table
 from tests.formats.cases import EXAMPLES, factors, masks, quantized_weights, random_mask, weight
 
 LOW_RANK = [name for name in EXAMPLES if name.startswith("low_rank")]
@@ -60,16 +60,22 @@ def test_factors_too_large_for_float16_are_refused() -> None:
         Factors.rounded(torch.full((2, 1), 1e6), torch.full((1, 2), 1e6))
 
 
+def test_factors_too_small_for_float16_are_refused_not_lost() -> None:
+    with pytest.raises(FormatError, match=r"left factor.*float16"):
+        Factors.rounded(torch.full((2, 1), 1e-9), torch.full((1, 2), 1e-9))
+    assert not Factors.rounded(torch.zeros(2, 1), torch.zeros(1, 2)).product().any()
+
+
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_native_products_are_those_of_the_reference(name: str) -> None:
     packed = EXAMPLES[name]
-    native = cpu.low_rank(packed.meta(), packed.tensors())
+    native = table.matrix(packed.meta(), packed.tensors())
     if native is None:
         assert name in ("low_rank-bitmask-4-asymmetric", "low_rank-block-float32")
         return
     for num_tokens in (1, 2, 30):
         x = weight(num_tokens, packed.shape[1], seed=num_tokens)
-        expected = reference.low_rank_matmul(packed.meta(), packed.tensors(), x)
+        expected = table.low_rank_matmul(packed.meta(), packed.tensors(), x)
         assert torch.allclose(native.matmul(x), expected, rtol=1e-4, atol=1e-3)
     assert torch.allclose(packed.matmul(x), expected, rtol=1e-4, atol=1e-3)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from gossamer.kernels import cpu, dispatch
+from gossamer.kernels import cpu, dispatch, table
 from tests.kernels import packer
 from tests.kernels.packer import Packed
 
@@ -45,8 +45,8 @@ FORMATS: dict[str, Make] = {
 
 
 def build(packed: Packed) -> cpu.CpuMatrix:
-    matrix = cpu.BUILD[packed.meta["format"]](packed.meta, packed.tensors)
-    assert matrix is not None
+    matrix = table.matrix(packed.meta, packed.tensors)
+    assert isinstance(matrix, cpu.CpuMatrix)
     return matrix
 
 

@@ -5,6 +5,7 @@ import torch
 
 from gossamer.formats.integer import IntegerWeight
 from gossamer.kernels import reference
+from gossamer.kernels.table import KERNELS
 from tests.formats.cases import EXAMPLES, quantized
 
 
@@ -42,7 +43,7 @@ def test_int8_products_use_rounded_inputs(name: str) -> None:
     packed = EXAMPLES[name]
     x = torch.randn(4, packed.shape[1], generator=torch.Generator().manual_seed(3))
     block = 32 if packed.meta()["group_size"] == 32 else 64
-    got = reference.MATMUL[packed.format](packed.meta(), packed.tensors(), x, "int8")
+    got = KERNELS[packed.format, "reference", "matmul"](packed.meta(), packed.tensors(), x, "int8")
     expected = reference.round_activations(x, block).double() @ packed.unpack().double().T
     assert torch.allclose(got.double(), expected, rtol=1e-4, atol=1e-3)
 
@@ -53,7 +54,7 @@ def test_int8_products_use_rounded_inputs(name: str) -> None:
 def test_float_values_never_round_their_inputs(name: str) -> None:
     packed = EXAMPLES[name]
     x = torch.randn(4, packed.shape[1], generator=torch.Generator().manual_seed(3))
-    matmul = reference.MATMUL[packed.format]
+    matmul = KERNELS[packed.format, "reference", "matmul"]
     assert torch.equal(
         matmul(packed.meta(), packed.tensors(), x, "int8"),
         matmul(packed.meta(), packed.tensors(), x, "float"),
@@ -65,7 +66,7 @@ def test_float_values_never_round_their_inputs(name: str) -> None:
 def test_rows_are_dequantized_without_the_rest(bits: int, symmetric: bool) -> None:
     packed = IntegerWeight.pack(quantized(37, 96, bits, 32, symmetric))
     rows = torch.tensor([[0, 36], [17, 17], [15, 16]])
-    got = reference.dequantize_rows(packed.meta(), packed.tensors(), rows)
+    got = reference.integer_rows(packed.meta(), packed.tensors(), rows)
     assert torch.equal(got, packed.unpack()[rows])
 
 

@@ -107,7 +107,7 @@ def test_an_untied_head_is_a_float_linear_of_its_own() -> None:
 
 
 def test_tables_that_cannot_be_looked_up_are_refused() -> None:
-    with pytest.raises(FormatError, match="integer or dense"):
+    with pytest.raises(FormatError, match="dense or integer"):
         PackedEmbedding.from_packed(EXAMPLES["bitmask-4-symmetric"])
     with pytest.raises(FormatError, match=r"expected \[5, 96\]"):
         PackedEmbedding.from_packed(TABLES["integer"], like=nn.Embedding(5, 96))

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from gossamer.errors import RecipeError
-from gossamer.methods import magnitude, rtn
+from gossamer.methods import gptq, magnitude, rtn
+from gossamer.methods.gptq import GPTQ
 from gossamer.methods.rtn import RTN
 from gossamer.methods.solve.layer_weight import LayerWeight
+from tests.methods.cases import weight_and_gram
 
 
 def weights(*shape, seed=0):
@@ -38,3 +40,15 @@ def test_quantizing_twice_is_refused():
     layer = rtn.apply(LayerWeight(weights(2, 64)), None, RTN(), [])
     with pytest.raises(RecipeError, match="only once"):
         rtn.apply(layer, None, RTN(), [])
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e9])
+@pytest.mark.parametrize("method", [rtn, gptq])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_matrix_whose_scales_float16_cannot_hold_stays_as_it_is_and_says_so(factor, method, symmetric):
+    weight_OI, gram = weight_and_gram(6, 64)
+    layer, notes = LayerWeight(weight_OI * factor), []
+    settings = (RTN if method is rtn else GPTQ)(bits=8, symmetric=symmetric)
+    assert method.apply(layer, gram, settings, notes) is layer
+    (note,) = notes
+    assert "not quantized: 6 of its 6 scales of 8 bits" in note and "outside of float16" in note

@@ -29,6 +29,8 @@ GROUP_UNIT = 32
 LARGEST_FLOAT16 = 65504.0
 RATIOS = (1.0, 1.05, 0.975, 0.95, 0.925, 0.9, 0.875, 0.85, 0.825, 0.8, 0.775, 0.75, 0.7)
 """Shares of the whole range that the search tries."""
+OFF_SCALE = 2.0**-5
+"""Of a scale, that rounding it to float16 may take: more is lost where it lies below 1e-6 or above 65504."""
 WEIGHTS_AT_ONCE = 1 << 18
 """Rows are handled in runs of about this many weights, which stay in the cache."""
 
@@ -58,13 +60,45 @@ class Grid(MethodSettings):
         return size
 
 
+def float16_holds(weight_OI: Tensor, grid: Grid, notes: list[str]) -> bool:
+    """Return whether the matrix can be rounded to grids whose scales are float16; where not, `notes` says why.
+
+    A group is lost when its scale over the whole range is too small or too large for float16. That is let pass while
+    all lost groups together hold less than rounding takes from the others, s^2 / 12 a weight: a dead row does not
+    decide.
+    """
+    size = grid.size_for(weight_OI.shape[1])
+    weight_Ng = weight_OI.reshape(-1, size)
+    low_N, high_N = weight_Ng.aminmax(dim=1)
+    if grid.symmetric:
+        scale_N = torch.maximum(high_N, -low_N) / 2 ** (grid.bits - 1)
+    else:
+        scale_N = (high_N - low_N) / (2**grid.bits - 1)
+    lost_N = (scale_N.half().float() - scale_N).abs() > OFF_SCALE * scale_N
+    if not grid.symmetric:
+        lost_N |= low_N.abs() > LARGEST_FLOAT16
+    if not bool(lost_N.any()):
+        return True
+    lost = float(weight_Ng[lost_N].double().square().sum())
+    rounding = size * float(scale_N[~lost_N].double().square().sum()) / 12
+    if lost <= rounding:
+        return True
+    low, high = (float(bound) for bound in scale_N[lost_N].aminmax())
+    notes.append(
+        f"not quantized: {int(lost_N.sum())} of its {len(lost_N)} scales of {grid.bits} bits, {low:.2g} to {high:.2g}, "
+        "lie outside of float16"
+    )
+    return False
+
+
 def fit(
     weight_Ng: Tensor, grid: Grid, importance_g: Tensor | None = None, mask_Ng: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Return scale_N and minimum_N (None when symmetric), float32 with values that float16 holds.
 
     `importance_g` [g] or [N, g] weighs the squared errors. Groups without a kept weight, or of zeros only,
-    get scale 0. Values too large for a float16 scale get the largest one.
+    get scale 0. Values too large for a float16 scale get the largest one: `float16_holds` says beforehand whether
+    that matters.
     """
     if mask_Ng is not None:
         weight_Ng = weight_Ng.masked_fill(~mask_Ng, 0.0)
@@ -102,7 +136,7 @@ def quantize(
     size = grid.size_for(num_inputs)
     scale_OG, minimum_OG = fit_groups(weight_OI, grid, importance_I, mask_OI)
     step = max(WEIGHTS_AT_ONCE // num_inputs, 1)
-    codes_OI = torch.empty(num_rows, num_inputs, dtype=torch.uint8)
+    codes_OI = torch.empty(num_rows, num_inputs, dtype=torch.uint8, device=weight_OI.device)
     for start in range(0, num_rows, step):
         rows = slice(start, start + step)
         minimum_RG = None if minimum_OG is None else minimum_OG[rows]
@@ -116,7 +150,7 @@ def fit_groups(
     """Return scale_OG and minimum_OG of all groups of the matrix."""
     num_rows, num_inputs = weight_OI.shape
     size = grid.size_for(num_inputs)
-    scale_OG = torch.empty(num_rows, num_inputs // size)
+    scale_OG = torch.empty(num_rows, num_inputs // size, device=weight_OI.device)
     minimum_OG = None if grid.symmetric else torch.empty_like(scale_OG)
     step = max(WEIGHTS_AT_ONCE // num_inputs, 1)
     for start in range(0, num_rows, step):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gossamer.errors import RecipeError
-from gossamer.methods.solve.grid import Grid, fit, quantize
+from gossamer.methods.solve.grid import Grid, fit, float16_holds, quantize
 
 
 def weights(*shape, seed=0):
@@ -167,3 +167,45 @@ def test_one_scale_for_each_row_fits_any_width():
 def test_settings_that_cannot_be_meant_are_refused(settings):
     with pytest.raises(ValidationError):
         Grid(**settings)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("factor", "held"), [(1.0, True), (1e-2, True), (0.0, True), (1e-8, False), (1e9, False)]
+)
+def test_float16_holds_the_scales_of_ordinary_weights_only(symmetric, bits, factor, held):
+    notes = []
+    grid = Grid(bits=bits, group_size=32, symmetric=symmetric)
+    assert float16_holds(weights(8, 64) * factor, grid, notes) is held
+    assert bool(notes) is not held
+
+
+def test_dead_rows_among_others_do_not_decide():
+    weight_OI, notes = weights(16, 64), []
+    weight_OI[3] *= 1e-9
+    assert float16_holds(weight_OI, Grid(bits=8), notes) and not notes
+    weight_OI = weights(16, 64) * 1e-9
+    weight_OI[3] *= 1e9  # what is lost in all others is nothing beside the rounding of this row
+    assert float16_holds(weight_OI, Grid(bits=8), notes) and not notes
+
+
+def test_one_row_that_is_too_large_decides():
+    weight_OI, notes = weights(16, 64), []
+    weight_OI[3] *= 1e9
+    assert not float16_holds(weight_OI, Grid(bits=8), notes)
+    assert "1 of its 16 scales" in notes[0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bits=st.integers(2, 8), symmetric=st.booleans(), exponent=st.integers(-60, 60), seed=st.integers(0, 999)
+)
+def test_where_float16_holds_the_scales_the_error_is_what_the_bits_allow(bits, symmetric, exponent, seed):
+    weight_OI = weights(4, 64, seed=seed) * 2.0**exponent
+    grid = Grid(bits=bits, symmetric=symmetric, group_size=32)
+    if float16_holds(weight_OI, grid, []):
+        groups = weight_OI.reshape(-1, 32).double()
+        step = (groups.amax(1) - groups.amin(1)) / (2**bits - 1)
+        error = (quantize(weight_OI, grid).dequantize() - weight_OI).double().square().sum()
+        assert error <= 6 * 32 * step.square().sum() / 12

@@ -3,9 +3,9 @@
 O output features, I input features, T tokens.
 """
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from math import prod
 from typing import Any, ClassVar, Self
 
 import scipy.sparse
@@ -14,24 +14,15 @@ from torch import Tensor
 
 from gossamer.errors import FormatError
 from gossamer.formats.checks import Meta, Specs, check_tensors, fail
-from gossamer.kernels import cpu, reference
-from gossamer.kernels.dispatch import native_available
-
-logger = logging.getLogger(__name__)
-
-Operator = Callable[[Tensor, str], Tensor]
-"""(x_TI float32, activations) -> y_TO float32."""
-
-ACTIVATIONS = ("float", "int8")
-
-NATIVE = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm, "low_rank": cpu.low_rank}
-"""Format -> how to build its native product; None comes back when a kind has no kernel."""
+from gossamer.kernels import table
+from gossamer.kernels.table import ACTIVATIONS, Operator
 
 
-class StoredWeight(ABC):
-    """A weight as tensors plus the declaration that says what their bytes mean.
+class PackedWeight(ABC):
+    """A weight [O, I] as tensors plus the declaration that says what their bytes mean.
 
-    Subclasses are the formats.
+    Subclasses are the formats. Each also has a `declare`, which makes a declaration from plain values, and a `pack`,
+    which makes a weight from what a method decided.
     """
 
     format: ClassVar[str]
@@ -59,19 +50,19 @@ class StoredWeight(ABC):
     @classmethod
     def expected_bytes(cls, meta: Meta) -> int:
         """Return the exact size that a weight so declared has."""
-        return sum(dtype.itemsize * _product(shape) for dtype, shape in cls.tensor_specs(meta).values())
+        return sum(dtype.itemsize * prod(shape) for dtype, shape in cls.tensor_specs(meta).values())
 
     @abstractmethod
     def check(self) -> None:
         """Raise FormatError when the contents of the tensors contradict the declaration."""
 
     @abstractmethod
-    def unpack(self) -> Tensor:
-        """Return weight_OI in float32."""
-
-    @abstractmethod
     def mask(self) -> Tensor:
         """Return mask_OI (bool): True where a weight is kept, even if its value is 0."""
+
+    def unpack(self) -> Tensor:
+        """Return weight_OI in float32, exactly what the bytes mean."""
+        return table.unpack(self._meta, self._tensors)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -79,16 +70,18 @@ class StoredWeight(ABC):
         num_outputs, num_inputs = self._meta["shape"]
         return num_outputs, num_inputs
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
+
     def meta(self) -> dict[str, Any]:
-        """Return the declaration, ready for JSON."""
+        """Return the declaration, ready for JSON: everything that is needed besides the tensors."""
         return dict(self._meta)
 
     def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors by name; `tensor_specs(meta)` gives their types and shapes."""
         return dict(self._tensors)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
 
     def matmul(self, x_TI: Tensor, activations: str = "float") -> Tensor:
         """Return y_TO = x W^T in float32; `int8` rounds the inputs of integer weights as the fast kernels
@@ -99,7 +92,7 @@ class StoredWeight(ABC):
         if x_TI.ndim != 2 or x_TI.shape[1] != self.shape[1]:
             raise FormatError(f"x: expected [tokens, {self.shape[1]}], got {list(x_TI.shape)}")
         if self._operator is None:
-            self._operator = build_operator(self._meta, self._tensors)
+            self._operator = table.product(self._meta, self._tensors)
         return self._operator(x_TI.to(torch.float32).contiguous(), activations)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
@@ -113,57 +106,6 @@ class StoredWeight(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_operator": None}
-
-
-def build_operator(meta: Meta, tensors: Mapping[str, Tensor]) -> Operator:
-    """Return the fastest available product for tensors that have been checked.
-
-    Native code where it was built and knows the format, else the reference in plain torch (said once in the
-    log).
-    """
-    native = _native_operator(meta, tensors)
-    if native is not None:
-        return native
-    matmul = reference.MATMUL[meta["format"]]
-
-    def operator(x_TI: Tensor, activations: str) -> Tensor:
-        return matmul(meta, tensors, x_TI, activations)
-
-    return operator
-
-
-def _native_operator(meta: Meta, tensors: Mapping[str, Tensor]) -> Operator | None:
-    build = NATIVE.get(meta["format"])
-    if build is None or not native_available() or any(t.device.type != "cpu" for t in tensors.values()):
-        return None
-    try:
-        matrix = build(meta, tensors)
-    except ValueError as error:
-        raise FormatError(f"{_describe(meta)}: the native kernels refuse it: {error}") from error
-    if matrix is None:
-        _say_once(f"no native kernel for {_describe(meta)}; using the slow reference in plain torch")
-        return None
-    return matrix.matmul
-
-
-_said: set[str] = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        logger.warning(message)
-
-
-def _describe(meta: Meta) -> str:
-    return " ".join(f"{key}={meta[key]}" for key in ("format", "values", "bits", "group_size") if key in meta)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def require_matrix(name: str, matrix: Tensor) -> None:
