@@ -88,10 +88,10 @@ struct Plan {
   std::vector<int64_t> widths;  // of the buffers
   std::vector<Rotary> rotaries;
   std::vector<Op> ops;
-  int64_t max_positions = 0;  // tokens of a sequence
-  int64_t vocabulary = 0;     // set by the embedding
+  int64_t max_positions = 0;                    // tokens of a sequence
+  int64_t vocabulary = 0;                       // set by the embedding
   int layers = 0, key_heads = 0, head_dim = 0;  // of the cache; set by the first attention
-  int64_t outputs = 0;        // logits of a token; set by the head
+  int64_t outputs = 0;                          // logits of a token; set by the head
 
   // All throw std::invalid_argument with what was expected and got.
   int add_buffer(int64_t width);
@@ -102,7 +102,7 @@ struct Plan {
   void add(AddNormOp op);
   void add(AttentionOp op);
   int64_t weight_bytes() const;  // read for one token: all linears, and one row of each table
-  void check_complete() const;  // begins with an embedding, ends with a head
+  void check_complete() const;   // begins with an embedding, ends with a head
 
  private:
   int64_t width_of(const char* what, int buffer) const;

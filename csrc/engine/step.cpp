@@ -18,7 +18,9 @@ constexpr int64_t kLargestTask = 32;  // strips
 
 // The numbers of rows from which on activations may take another form, and which of them holds.
 constexpr int64_t kFormRows[] = {1, 2, kFewestTiled, kFewestTiledNM};
-size_t form_of(int64_t rows) { return static_cast<size_t>(std::upper_bound(kFormRows, std::end(kFormRows), rows) - kFormRows - 1); }
+size_t form_of(int64_t rows) {
+  return static_cast<size_t>(std::upper_bound(kFormRows, std::end(kFormRows), rows) - kFormRows - 1);
+}
 
 int64_t padded(int64_t width) { return (width + 63) / 64 * 64; }
 
@@ -28,9 +30,8 @@ int64_t padded(int64_t width) { return (width + 63) / 64 * 64; }
 
 Step::Step(const Plan& plan, Cache& cache, Team& team, bool int8, int64_t max_tokens)
     : plan_(plan), cache_(cache), team_(team), table_(active_table()), int8_(int8) {
-  const int64_t all = std::accumulate(plan.widths.begin(), plan.widths.end(), int64_t{0}, [](int64_t sum, int64_t width) {
-    return sum + padded(width);
-  });
+  const int64_t all = std::accumulate(plan.widths.begin(), plan.widths.end(), int64_t{0},
+                                      [](int64_t sum, int64_t width) { return sum + padded(width); });
   buffer_pages_ = Pages(all * max_tokens * 4);
   float* next = buffer_pages_.get<float>();
   for (int64_t width : plan.widths) {
@@ -82,9 +83,11 @@ Step::Compiled Step::compile(const LinearsOp& op) const {
   static_assert(std::size(kFormRows) == kForms);
   for (size_t form = 0; form < kForms; ++form)
     for (const Linear& linear : op.linears) {
-      const ActivationLayout layout = layout_for(table_, linear.weight, kFormRows[form], int8_, kScaleColumns);
+      const ActivationLayout layout =
+          layout_for(table_, linear.weight, kFormRows[form], int8_, kScaleColumns);
       auto& layouts = compiled.layouts[form];
-      const size_t at = static_cast<size_t>(std::find(layouts.begin(), layouts.end(), layout) - layouts.begin());
+      const size_t at =
+          static_cast<size_t>(std::find(layouts.begin(), layouts.end(), layout) - layouts.begin());
       if (at == layouts.size()) layouts.push_back(layout);
       compiled.layout_of[form].push_back(at);
     }
@@ -104,7 +107,8 @@ Step::Compiled Step::compile(const LinearsOp& op) const {
     for (int64_t strip = 0; strip < strips; ++strip) {
       const int64_t at = seen + bytes_before(op.linears[i].weight, strip);
       const int64_t members = static_cast<int64_t>(compiled.share.size());
-      if (members < team_.size() && at * team_.size() >= bytes * members) compiled.share.push_back(compiled.strips_before[i] + strip);
+      if (members < team_.size() && at * team_.size() >= bytes * members)
+        compiled.share.push_back(compiled.strips_before[i] + strip);
     }
     seen += bytes_before(op.linears[i].weight, strips);
   }
@@ -116,8 +120,7 @@ Step::Compiled Step::compile(const LinearsOp& op) const {
 
 void Step::run(const StepInput& input) {
   input_ = input;
-  for (const Run& run : *input.runs)
-    std::fill_n(run_of_.begin() + run.first_row, run.count, &run);
+  for (const Run& run : *input.runs) std::fill_n(run_of_.begin() + run.first_row, run.count, &run);
   team_.run([this](int member) { work(member); });
 }
 
@@ -189,8 +192,10 @@ void Step::embed(int member, const EmbedOp& op) {
 
 // Each member takes a run of columns of all rows.
 void Step::gate(int member, const GateOp& op) {
-  const int64_t width = plan_.widths[static_cast<size_t>(op.target)], pieces = (width + 15) / 16, members = team_.size();
-  const int64_t from = pieces * member / members * 16, count = std::min(pieces * (member + 1) / members * 16, width) - from;
+  const int64_t width = plan_.widths[static_cast<size_t>(op.target)], pieces = (width + 15) / 16,
+                members = team_.size();
+  const int64_t from = pieces * member / members * 16,
+                count = std::min(pieces * (member + 1) / members * 16, width) - from;
   for (int64_t t = 0; t < input_.tokens && count > 0; ++t)
     table_.gate(op.gate, row(op.first, t) + from, op.second < 0 ? nullptr : row(op.second, t) + from, count,
                 row(op.target, t) + from);
@@ -211,7 +216,8 @@ void Step::linears(int member, const LinearsOp& op, const Compiled& compiled) {
   const int64_t rows = op.head ? static_cast<int64_t>(input_.wanted->size()) : input_.tokens;
   const int64_t strips = compiled.strips_before.back(), members = team_.size();
   if (rows <= kReplicatedRows) {
-    const int64_t first = compiled.share[static_cast<size_t>(member)], last = compiled.share[static_cast<size_t>(member) + 1];
+    const int64_t first = compiled.share[static_cast<size_t>(member)],
+                  last = compiled.share[static_cast<size_t>(member) + 1];
     if (first == last) return;
     Room& room = private_[static_cast<size_t>(member)];
     prepare(op, compiled, rows, 0, rows, room);
@@ -247,7 +253,8 @@ void Step::prepare(const LinearsOp& op, const Compiled& compiled, int64_t rows, 
     prepare_tokens(table_, layouts[i], rows_of(op, room), rows, first, last, room.memory[i]);
 }
 
-Step::Prepared Step::take_prepared(const LinearsOp& op, const Compiled& compiled, int64_t rows, Room& room) const {
+Step::Prepared Step::take_prepared(const LinearsOp& op, const Compiled& compiled, int64_t rows,
+                                   Room& room) const {
   Prepared result;
   const auto& layouts = compiled.layouts[form_of(rows)];
   for (size_t i = 0; i < layouts.size(); ++i)
@@ -259,8 +266,8 @@ float* Step::output_of(const LinearsOp& op, const Linear& linear) const {
   return op.head ? input_.logits : row(linear.output, 0);
 }
 
-void Step::multiply(const LinearsOp& op, const Compiled& compiled, const Prepared& prepared, int64_t rows, int64_t first,
-                    int64_t last) const {
+void Step::multiply(const LinearsOp& op, const Compiled& compiled, const Prepared& prepared, int64_t rows,
+                    int64_t first, int64_t last) const {
   const auto& layout_of = compiled.layout_of[form_of(rows)];
   const auto& layouts = compiled.layouts[form_of(rows)];
   for (size_t i = 0; i < op.linears.size(); ++i) {
@@ -287,7 +294,9 @@ void Step::finish(const LinearsOp& op, int64_t rows, int64_t first, int64_t last
     const float* y = row(op.linears[0].output, t) + from;
     float* target = row(op.target, t) + from;
     if (op.then == Then::add) table_.add(y, count, target);
-    else table_.gate(op.gate, y, op.linears.size() > 1 ? row(op.linears[1].output, t) + from : nullptr, count, target);
+    else
+      table_.gate(op.gate, y, op.linears.size() > 1 ? row(op.linears[1].output, t) + from : nullptr, count,
+                  target);
   }
 }
 
@@ -334,7 +343,8 @@ void Step::attend(const AttentionOp& op) {
         begin += tasks;
         continue;
       }
-      const int64_t key_head = (task - begin) % op.key_heads, part = parts - 1 - (task - begin) / op.key_heads;
+      const int64_t key_head = (task - begin) % op.key_heads,
+                    part = parts - 1 - (task - begin) / op.key_heads;
       rows.base = cache_.base() + layout.offset(op.layer, static_cast<int>(key_head));
       rows.blocks = run->blocks;
       const int64_t end = std::min((part + 1) * kQueryRows, run->count * group);
@@ -343,18 +353,21 @@ void Step::attend(const AttentionOp& op) {
         rows.query[rows.rows] = row(op.query.buffer, at) + op.query.offset + head * op.head_dim;
         rows.out[rows.rows] = row(op.output, at) + head * op.head_dim;
         rows.last[rows.rows] = run->position + token + 1;
-        rows.first[rows.rows] = op.window > 0 ? std::max<int64_t>(0, run->position + token + 1 - op.window) : 0;
+        rows.first[rows.rows] =
+            op.window > 0 ? std::max<int64_t>(0, run->position + token + 1 - op.window) : 0;
       }
       return;
     }
   };
   AttentionRows two[2];
-  for (AttentionRows& rows : two) rows.scale = op.scale, rows.shape = layout.head, rows.block_bytes = layout.block_bytes();
+  for (AttentionRows& rows : two)
+    rows.scale = op.scale, rows.shape = layout.head, rows.block_bytes = layout.block_bytes();
   take(two[0]);
   for (int now = 0; two[now].rows > 0; now = 1 - now) {
     AttentionRows& next = two[1 - now];
     take(next);
-    two[now].next = next.rows > 0 ? next.base + next.blocks[next.first[0] / kCacheTokens] * next.block_bytes : nullptr;
+    two[now].next =
+        next.rows > 0 ? next.base + next.blocks[next.first[0] / kCacheTokens] * next.block_bytes : nullptr;
     table_.attend(two[now]);
   }
 }

@@ -69,14 +69,17 @@ class Step {
   void rotate_and_append(int member, const AttentionOp& op);
   void attend(const AttentionOp& op);
 
-  void prepare(const LinearsOp& op, const Compiled& compiled, int64_t rows, int64_t first, int64_t last, Room& room) const;
+  void prepare(const LinearsOp& op, const Compiled& compiled, int64_t rows, int64_t first, int64_t last,
+               Room& room) const;
   Prepared take_prepared(const LinearsOp& op, const Compiled& compiled, int64_t rows, Room& room) const;
   const float* rows_of(const LinearsOp& op, const Room& room) const;
-  void multiply(const LinearsOp& op, const Compiled& compiled, const Prepared& prepared, int64_t rows, int64_t first,
-                int64_t last) const;
+  void multiply(const LinearsOp& op, const Compiled& compiled, const Prepared& prepared, int64_t rows,
+                int64_t first, int64_t last) const;
   void finish(const LinearsOp& op, int64_t rows, int64_t first, int64_t last) const;
   float* output_of(const LinearsOp& op, const Linear& linear) const;
-  float* row(int buffer, int64_t token) const { return buffers_[static_cast<size_t>(buffer)] + token * plan_.widths[static_cast<size_t>(buffer)]; }
+  float* row(int buffer, int64_t token) const {
+    return buffers_[static_cast<size_t>(buffer)] + token * plan_.widths[static_cast<size_t>(buffer)];
+  }
 
   const Plan& plan_;
   Cache& cache_;

@@ -86,7 +86,8 @@ Team::Team(int threads) : process_(getpid()) {
 
 Team::~Team() {
   if (getpid() != process_) {
-    static_cast<void>(new std::vector<std::thread>(std::move(workers_)));  // nobody to join; left to the end of the child
+    static_cast<void>(
+        new std::vector<std::thread>(std::move(workers_)));  // nobody to join; left to the end of the child
     return;
   }
   stop_.store(true);

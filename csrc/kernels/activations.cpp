@@ -21,7 +21,8 @@ void pack_float(const ActivationLayout& m, const float* x, int tokens, int granu
     for (; column + granule <= m.columns; column += granule)
       std::memcpy(out + column * tokens, x + column, static_cast<size_t>(granule) * 4);
     for (; column < m.padded_columns; column += granule)
-      for (int i = 0; i < granule; ++i) out[column * tokens + i] = column + i < m.columns ? x[column + i] : 0.0f;
+      for (int i = 0; i < granule; ++i)
+        out[column * tokens + i] = column + i < m.columns ? x[column + i] : 0.0f;
   }
 }
 
@@ -52,7 +53,8 @@ struct Zero {
 }  // namespace
 
 int ActivationLayout::block(const KernelTable& table, int64_t remaining) const {
-  return tiles ? static_cast<int>(std::min<int64_t>(remaining, kTileTokens)) : block_tokens(remaining, table.largest_block);
+  return tiles ? static_cast<int>(std::min<int64_t>(remaining, kTileTokens))
+               : block_tokens(remaining, table.largest_block);
 }
 
 ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, int64_t tokens, bool int8,
@@ -62,7 +64,8 @@ ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, 
   layout.int8 = int8 && std::visit(IsInteger{}, matrix);
   const auto* nm = std::get_if<NMView>(&matrix);
   if (table.tiles != nullptr && layout.int8)
-    layout.tiles = nm == nullptr ? tokens >= kFewestTiled : nm->kind == Values::nibble && tokens >= kFewestTiledNM;
+    layout.tiles =
+        nm == nullptr ? tokens >= kFewestTiled : nm->kind == Values::nibble && tokens >= kFewestTiledNM;
   layout.windows = nm != nullptr && !layout.tiles;
   if (layout.int8) {
     layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
@@ -85,15 +88,20 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
     const int block = layout.block(table, tokens - t);
     const float* rows = x + t * layout.columns;
     if (layout.int8) {
-      const QuantizePlan plan{.columns = layout.columns, .padded_columns = width, .tokens = block,
-                              .granule = layout.granule(), .scale_columns = layout.scale_columns,
-                              .fold_columns = layout.fold_columns, .is_unsigned = layout.windows,
+      const QuantizePlan plan{.columns = layout.columns,
+                              .padded_columns = width,
+                              .tokens = block,
+                              .granule = layout.granule(),
+                              .scale_columns = layout.scale_columns,
+                              .fold_columns = layout.fold_columns,
+                              .is_unsigned = layout.windows,
                               .zero = layout.zero};
       float* scales = memory.scales + t * folds;
       int32_t* starts = memory.starts + t * folds;
       table.quantize(plan, rows, memory.codes + t * width, scales, starts);
       if (!layout.windows)
-        for (int64_t i = 0; i < block * folds; ++i) memory.sums[t * folds + i] = scales[i] * static_cast<float>(starts[i]);
+        for (int64_t i = 0; i < block * folds; ++i)
+          memory.sums[t * folds + i] = scales[i] * static_cast<float>(starts[i]);
     } else if (!is_plain(layout, tokens)) {
       pack_float(layout, rows, block, layout.windows ? 16 : 1, memory.x + t * width);
     }
@@ -102,7 +110,8 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
   if (layout.sum_groups != 0) sum_groups(layout, x, memory.group_sums);
 }
 
-Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens, const ActivationMemory& memory) {
+Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens,
+                     const ActivationMemory& memory) {
   Activations act{.tokens = tokens};
   if (layout.int8) {
     act.fold_columns = layout.fold_columns;

@@ -19,9 +19,9 @@ inline int64_t pack_tokens(const KernelTable& table) { return table.tiles == nul
 struct ActivationLayout {
   int64_t columns = 0, padded_columns = 0;
   bool int8 = false, windows = false, tiles = false;  // windows: 16 columns of a token lie together (nm)
-  int scale_columns = 64, fold_columns = 64;  // int8 only
-  int zero = 0;                               // int8 only: of the weights' codes
-  int64_t sum_groups = 0;                     // float, one token: sums over so many groups of columns
+  int scale_columns = 64, fold_columns = 64;          // int8 only
+  int zero = 0;                                       // int8 only: of the weights' codes
+  int64_t sum_groups = 0;                             // float, one token: sums over so many groups of columns
 
   bool operator==(const ActivationLayout&) const = default;
   int64_t folds() const { return padded_columns / fold_columns; }
@@ -36,12 +36,12 @@ ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, 
 
 // Room for the prepared tokens; what a layout does not use may be null.
 struct ActivationMemory {
-  float* x = nullptr;          // [tokens, padded_columns]
-  uint8_t* codes = nullptr;    // [tokens, padded_columns]
-  float* scales = nullptr;     // [tokens, folds]
-  int32_t* starts = nullptr;   // [tokens, folds]
-  float* sums = nullptr;       // [tokens, folds]
-  float* group_sums = nullptr; // [sum_groups]
+  float* x = nullptr;           // [tokens, padded_columns]
+  uint8_t* codes = nullptr;     // [tokens, padded_columns]
+  float* scales = nullptr;      // [tokens, folds]
+  int32_t* starts = nullptr;    // [tokens, folds]
+  float* sums = nullptr;        // [tokens, folds]
+  float* group_sums = nullptr;  // [sum_groups]
 };
 
 // True when the rows can be used as they are.
@@ -52,7 +52,8 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
                     int64_t first, int64_t last, const ActivationMemory& memory);
 
 // What the kernels are handed once all tokens are prepared.
-Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens, const ActivationMemory& memory);
+Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens,
+                     const ActivationMemory& memory);
 
 // y[t * rows + o] for the rows of strips [first, last).
 void multiply_strips(const KernelTable& table, const MatrixView& matrix, const ActivationLayout& layout,

@@ -46,8 +46,8 @@ struct alignas(64) TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 template <int size, bool asymmetric>
-void sweep_tiles(const TilePanel& panel, const uint8_t* x, const float* x_scale, const float* x_sum, int64_t folds,
-                 int fold_columns, const Rows& rows, int64_t token, bool begin) {
+void sweep_tiles(const TilePanel& panel, const uint8_t* x, const float* x_scale, const float* x_sum,
+                 int64_t folds, int fold_columns, const Rows& rows, int64_t token, bool begin) {
   alignas(64) int32_t sums[2][size][kStripRows];
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = begin ? zero_f() : rows.load(token + t); });
@@ -64,7 +64,8 @@ void sweep_tiles(const TilePanel& panel, const uint8_t* x, const float* x_scale,
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
       const F16 sum = to_float(load_b(reinterpret_cast<const uint8_t*>(sums[side][t])));
       total[t] = fma_f(sum, mul_f(scale, set1_f(x_scale[fold * size + t])), total[t]);
-      if constexpr (asymmetric) total[t] = fma_f(load_f(panel.offset[step]), set1_f(x_sum[fold * size + t]), total[t]);
+      if constexpr (asymmetric)
+        total[t] = fma_f(load_f(panel.offset[step]), set1_f(x_sum[fold * size + t]), total[t]);
     });
   };
   multiply(Const<0>{}, 0);
@@ -93,11 +94,13 @@ struct TileSweep {
   float* y;
   mutable int configured = 0;
 
-  TileSweep(const Shape& shape, const Activations& activations, float* out) : m(shape), act(activations), y(out) {}
+  TileSweep(const Shape& shape, const Activations& activations, float* out)
+      : m(shape), act(activations), y(out) {}
   TileSweep(const TileSweep&) = delete;
   ~TileSweep() { asm volatile("tilerelease"); }
 
-  void operator()(const TilePanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first, int64_t last) const {
+  void operator()(const TilePanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first,
+                  int64_t last) const {
     const Rows rows(m, y, strip);
     const int64_t width = m.padded_columns(), folds = columns / act.fold_columns;
     for (int64_t t = first; t < last; t += kTileTokens) {
@@ -107,9 +110,11 @@ struct TileSweep {
       const int64_t fold = (t * width + column * size) / act.fold_columns;
       with_size(size, [&](auto tokens) GOSSAMER_LAMBDA {
         if (panel.asymmetric)
-          sweep_tiles<tokens, true>(panel, x, act.scales + fold, act.sums + fold, folds, act.fold_columns, rows, t, column == 0);
+          sweep_tiles<tokens, true>(panel, x, act.scales + fold, act.sums + fold, folds, act.fold_columns,
+                                    rows, t, column == 0);
         else
-          sweep_tiles<tokens, false>(panel, x, act.scales + fold, act.sums + fold, folds, act.fold_columns, rows, t, column == 0);
+          sweep_tiles<tokens, false>(panel, x, act.scales + fold, act.sums + fold, folds, act.fold_columns,
+                                     rows, t, column == 0);
       });
     }
   }
@@ -124,9 +129,11 @@ struct NMDecoder {
   Cursor begin(int64_t strip) const { return m.codes + strip * m.windows() * m.planes * 64; }
 };
 
-void fill_panel(const NMDecoder& decoder, const uint8_t*& codes, int64_t strip, int64_t column, int64_t columns, TilePanel& panel) {
+void fill_panel(const NMDecoder& decoder, const uint8_t*& codes, int64_t strip, int64_t column,
+                int64_t columns, TilePanel& panel) {
   const Scales scales(decoder.m, strip);
-  const B64 values = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+  const B64 values =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
   const B64 slots = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
   const B64 lanes = _mm512_set1_epi32(0x03020100);
   panel.asymmetric = false;
@@ -136,7 +143,8 @@ void fill_panel(const NMDecoder& decoder, const uint8_t*& codes, int64_t strip, 
     B64 quads[4] = {set1_b(0), set1_b(0), set1_b(0), set1_b(0)};
     for (int plane = 0; plane < decoder.m.planes; ++plane, codes += 64) {
       prefetch<1>(codes, kAhead);
-      const B64 raw = load_b(codes), index = low_nibbles(raw), value = shuffle16(values, low_nibbles(right_words<4>(raw)));
+      const B64 raw = load_b(codes), index = low_nibbles(raw),
+                value = shuffle16(values, low_nibbles(right_words<4>(raw)));
       unroll<4>([&](auto slot) GOSSAMER_LAMBDA {
         const B64 pick = or_b(slots, set1_b(slot)), at = shuffle16(index, pick), w = shuffle16(value, pick);
         unroll<4>([&](auto q) GOSSAMER_LAMBDA {

@@ -37,9 +37,7 @@ class Buffer {
   size_t size_ = 0;
 };
 
-struct Workspace {
-  Buffer x, codes, scales, starts, sums, group_sums;
-};
+struct Workspace { Buffer x, codes, scales, starts, sums, group_sums; };
 
 Workspace& workspace() {
   static thread_local Workspace work;
@@ -52,8 +50,7 @@ void for_packs(int64_t size, int64_t tokens, int64_t columns, const F& pack) {
   const auto run = [&](int64_t p) { pack(p * size, std::min(tokens, (p + 1) * size)); };
   if (tokens * columns < kParallelWork || packs > kMaxTasks)
     for (int64_t p = 0; p < packs; ++p) run(p);
-  else
-    parallel_for(packs, run);
+  else parallel_for(packs, run);
 }
 
 Activations prepare(const KernelTable& table, const ActivationLayout& layout, const float* x, int64_t tokens,
@@ -82,8 +79,10 @@ void matmul(const MatrixView& w, const float* x, int64_t tokens, float* y, bool 
   const ActivationLayout layout = layout_for(table, w, tokens, int8);
   const Activations act = prepare(table, layout, x, tokens, workspace());
   const Shape& shape = shape_of(w);
-  const int64_t strips = shape.strips(), threads = num_threads(), multiply_adds = shape.rows * shape.columns * tokens;
-  if (threads == 1 || multiply_adds < kParallelWork) return multiply_strips(table, w, layout, act, y, 0, strips);
+  const int64_t strips = shape.strips(), threads = num_threads(),
+                multiply_adds = shape.rows * shape.columns * tokens;
+  if (threads == 1 || multiply_adds < kParallelWork)
+    return multiply_strips(table, w, layout, act, y, 0, strips);
   // Several tasks for each thread where that pays: one that loses its CPU then holds up only a part.
   const int64_t rounds = std::clamp<int64_t>(multiply_adds / kTaskWork / threads, 1, 8);
   const int64_t tasks = std::min({strips, threads * rounds, int64_t{kMaxTasks}});
