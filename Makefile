@@ -18,6 +18,7 @@ test: $(VENV)/.ready-dev check
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
