@@ -77,6 +77,31 @@ ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, 
   return layout;
 }
 
+ActivationRoom::ActivationRoom(const ActivationLayout& layout, int64_t tokens) {
+  const auto take = [this](int64_t size) {
+    const int64_t offset = bytes;
+    bytes += (size + 63) / 64 * 64;
+    return offset;
+  };
+  const int64_t cells = tokens * layout.padded_columns, folds = tokens * layout.folds();
+  x = take(layout.int8 || is_plain(layout, tokens) ? 0 : cells * 4);
+  codes = take(layout.int8 ? cells : 0);
+  scales = take(layout.int8 ? folds * 4 : 0);
+  starts = take(layout.int8 ? folds * 4 : 0);
+  sums = take(layout.int8 ? folds * 4 : 0);
+  group_sums = take(layout.sum_groups * 4);
+}
+
+ActivationMemory ActivationRoom::at(uint8_t* begin) const {
+  const auto floats = [begin](int64_t offset) { return reinterpret_cast<float*>(begin + offset); };
+  return {.x = floats(x),
+          .codes = begin + codes,
+          .scales = floats(scales),
+          .starts = reinterpret_cast<int32_t*>(begin + starts),
+          .sums = floats(sums),
+          .group_sums = floats(group_sums)};
+}
+
 bool is_plain(const ActivationLayout& layout, int64_t tokens) {
   return !layout.int8 && tokens == 1 && layout.columns == layout.padded_columns;
 }

@@ -34,7 +34,7 @@ struct ActivationLayout {
 ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, int64_t tokens, bool int8,
                             int scale_columns = 64);
 
-// Room for the prepared tokens; what a layout does not use may be null.
+// Where the prepared tokens lie; what a layout does not use has no room.
 struct ActivationMemory {
   float* x = nullptr;           // [tokens, padded_columns]
   uint8_t* codes = nullptr;     // [tokens, padded_columns]
@@ -42,6 +42,15 @@ struct ActivationMemory {
   int32_t* starts = nullptr;    // [tokens, folds]
   float* sums = nullptr;        // [tokens, folds]
   float* group_sums = nullptr;  // [sum_groups]
+};
+
+// How much room so many tokens take, and how it is cut up: every array begins at a multiple of 64 bytes.
+struct ActivationRoom {
+  int64_t x = 0, codes = 0, scales = 0, starts = 0, sums = 0, group_sums = 0;  // offsets
+  int64_t bytes = 0;
+
+  ActivationRoom(const ActivationLayout& layout, int64_t tokens);
+  ActivationMemory at(uint8_t* begin) const;
 };
 
 // True when the rows can be used as they are.

@@ -49,12 +49,9 @@ bool tiles_pay() {
   for (int tiled = 0; tiled < 2; ++tiled) {
     const KernelTable& table = tiled ? amx_table() : avx512_table;
     const ActivationLayout layout = layout_for(table, view, kTokens, true);
-    const size_t cells = static_cast<size_t>(kTokens * layout.padded_columns);
-    std::vector<uint8_t> codes(cells);
-    std::vector<float> x_scales(cells), sums(cells);
-    std::vector<int32_t> starts(cells);
-    const ActivationMemory memory{
-        .codes = codes.data(), .scales = x_scales.data(), .starts = starts.data(), .sums = sums.data()};
+    const ActivationRoom room(layout, kTokens);
+    std::vector<uint8_t> bytes(static_cast<size_t>(room.bytes));
+    const ActivationMemory memory = room.at(bytes.data());
     prepare_tokens(table, layout, x.data(), kTokens, 0, kTokens, memory);
     const Activations act = prepared(layout, x.data(), kTokens, memory);
     y[tiled].resize(kTokens * kRows);
