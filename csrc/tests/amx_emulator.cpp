@@ -1,6 +1,7 @@
 // Tiles (AMX-INT8) in software, for machines that have none: an instruction that the CPU refuses (SIGILL) is decoded and
 // done here, in every thread with a configuration and tiles of its own, none at first. Only the instructions of
-// csrc/kernels/amx.cpp; what the hardware would refuse ends the process. Link it in place of core/tiles.cpp.
+// csrc/kernels/amx.cpp; what the hardware would refuse ends the process. Linked beside core/tiles.cpp, its tiles_usable()
+// replaces the one there. Where the hardware has tiles they do the work: it does not refuse all of their instructions.
 // Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TILELOADD, TDPBSSD and others.
 #include <signal.h>
 #include <ucontext.h>
@@ -177,6 +178,7 @@ void on_illegal_instruction(int, siginfo_t*, void* context) {
 }  // namespace
 
 bool tiles_usable() {
+  if (tiles_lent()) return true;
   struct sigaction action{};
   action.sa_sigaction = on_illegal_instruction;
   action.sa_flags = SA_SIGINFO;

@@ -1,4 +1,5 @@
-// The products in tiles against plain loops, to the last bit; the tiles are emulated. tests/kernels/test_amx.py runs it.
+// The products in tiles against plain loops, to the last bit; the tiles are emulated where the machine has none.
+// tests/kernels/test_amx.py runs it.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
