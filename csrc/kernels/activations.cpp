@@ -50,6 +50,11 @@ struct Zero {
   int operator()(const DenseView&) const { return 0; }
 };
 
+bool pays_in_tiles(const NMView* nm, int64_t tokens) {
+  if (nm == nullptr) return tokens >= kFewestTiled;
+  return nm->kind == Values::nibble && nm->planes > 1 && tokens >= kFewestTiledNM;
+}
+
 }  // namespace
 
 int ActivationLayout::block(const KernelTable& table, int64_t remaining) const {
@@ -63,17 +68,15 @@ ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, 
   ActivationLayout layout{.columns = m.columns, .padded_columns = m.padded_columns()};
   layout.int8 = int8 && std::visit(IsInteger{}, matrix);
   const auto* nm = std::get_if<NMView>(&matrix);
-  if (table.tiles != nullptr && layout.int8)
-    layout.tiles =
-        nm == nullptr ? tokens >= kFewestTiled : nm->kind == Values::nibble && tokens >= kFewestTiledNM;
-  layout.windows = nm != nullptr && !layout.tiles;
   if (layout.int8) {
     layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
     layout.fold_columns = std::min(choose_fold(m), layout.scale_columns);
     layout.zero = std::visit(Zero{}, matrix);
+    layout.tiles = table.tiles != nullptr && layout.fold_columns == kTileColumns && pays_in_tiles(nm, tokens);
   } else if (m.minimum != nullptr && tokens == 1) {
     layout.sum_groups = m.groups;
   }
+  layout.windows = nm != nullptr && !layout.tiles;
   return layout;
 }
 

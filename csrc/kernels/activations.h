@@ -8,9 +8,10 @@
 
 namespace gossamer {
 
-// From so many tokens on, products in int8 go through tiles where there are any; those of N:16 from so many more, since
-// they first have to be made dense.
-constexpr int64_t kFewestTiled = 8, kFewestTiledNM = 32;
+// From so many tokens on, products in int8 go through tiles where there are any; those of N:16 (8:16 and denser) from so
+// many more, since they first have to be made dense. Only for folds of 64 columns: with 32, fetching the sums takes what
+// the tiles save (docs/log.md, 2026-11-28).
+constexpr int64_t kFewestTiled = 16, kFewestTiledNM = 64;
 
 // Tokens may be prepared in such runs: a multiple of all block sizes above 1.
 inline int64_t pack_tokens(const KernelTable& table) { return table.tiles == nullptr ? 24 : 48; }
@@ -25,7 +26,7 @@ struct ActivationLayout {
 
   bool operator==(const ActivationLayout&) const = default;
   int64_t folds() const { return padded_columns / fold_columns; }
-  int granule() const { return tiles ? fold_columns : windows ? 16 : 4; }
+  int granule() const { return tiles ? kTileColumns : windows ? 16 : 4; }
   int block(const KernelTable& table, int64_t remaining) const;  // tokens of the next block
 };
 

@@ -18,8 +18,8 @@ GOSSAMER_INLINE int block_tokens(int64_t remaining, int largest) {
   return remaining >= 4 ? 4 : remaining >= 2 ? 2 : 1;
 }
 
-// For tiles: blocks of 16 tokens and one of what remains, with granules of a whole fold.
-constexpr int kTileTokens = 16;
+// For tiles: blocks of 16 tokens and one of what remains, with granules of a whole fold, which has 64 columns.
+constexpr int kTileTokens = 16, kTileColumns = 64;
 
 struct Activations {
   int64_t tokens = 0;
@@ -38,7 +38,7 @@ struct Activations {
 struct QuantizePlan {
   int64_t columns = 0, padded_columns = 0;
   int tokens = 0;          // of this block
-  int granule = 4;         // 4; 16 when unsigned; fold_columns for tiles
+  int granule = 4;         // 4; 16 when unsigned; 64 for tiles
   int scale_columns = 64;  // columns that share a scale, 32 or 64
   int fold_columns = 64;   // divides scale_columns
   bool is_unsigned = false;
