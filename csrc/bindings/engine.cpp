@@ -25,6 +25,11 @@ struct PythonPlan {
   std::vector<nb::object> matrices;
   std::vector<Floats> vectors;
 
+  PythonPlan(int64_t hidden_size, int64_t max_positions) {
+    plan.add_buffer(hidden_size);
+    plan.max_positions = max_positions;
+  }
+
   MatrixView matrix(nb::handle object) {
     MatrixView view;
     if (nb::isinstance<IntegerMatrix>(object)) view = nb::cast<IntegerMatrix&>(object).view;
@@ -131,6 +136,10 @@ struct PythonPlan {
     plan.add(op);
   }
 
+  int buffer(int64_t width) { return plan.add_buffer(width); }
+  int64_t weight_bytes() const { return plan.weight_bytes(); }
+  int64_t cache_block_bytes(bool int8) const { return cache_layout(plan, int8).block_bytes(); }
+
   int rotary(const std::vector<float>& inverse_frequency, float scaling) {
     return plan.add_rotary({.inverse_frequency = inverse_frequency, .scaling = scaling});
   }
@@ -161,6 +170,19 @@ struct PythonEngine {
                         .seed = seed});
   }
 
+  void close(int64_t sequence) { engine.close(sequence); }
+  int64_t length(int64_t sequence) { return engine.length(sequence); }
+  void truncate(int64_t sequence, int64_t tokens) { engine.truncate(sequence, tokens); }
+  int64_t num_free_blocks() { return engine.num_free_blocks(); }
+  void set_profile(bool on) { engine.set_profile(on); }
+  std::vector<double> take_profile() { return engine.take_profile(); }
+
+  void share(int64_t sequence, int64_t source, Tokens tokens) {
+    const auto span = span_of(tokens);
+    const nb::gil_scoped_release release;
+    engine.share(sequence, source, span);
+  }
+
   // (sequence, new tokens, whether one is to be sampled behind them)
   std::vector<int32_t> step(const std::vector<std::tuple<int64_t, Tokens, bool>>& feeds) {
     std::vector<Feed> list;
@@ -186,20 +208,13 @@ struct PythonEngine {
   }
 };
 
-}  // namespace
+// For calls that keep no object of Python.
+using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
 
-void bind_engine(nb::module_& module) {
+void bind_plan(nb::module_& module) {
   nb::class_<PythonPlan>(module, "Plan", "A model as a list of ops; csrc/engine/plan.h says what each does.")
-      .def(
-          "__init__",
-          [](PythonPlan* self, int64_t hidden_size, int64_t max_positions) {
-            new (self) PythonPlan();
-            self->plan.add_buffer(hidden_size);
-            self->plan.max_positions = max_positions;
-          },
-          "hidden_size"_a, "max_positions"_a)
-      .def(
-          "buffer", [](PythonPlan& self, int64_t width) { return self.plan.add_buffer(width); }, "width"_a)
+      .def(nb::init<int64_t, int64_t>(), "hidden_size"_a, "max_positions"_a)
+      .def("buffer", &PythonPlan::buffer, "width"_a)
       .def("rotary", &PythonPlan::rotary, "inverse_frequency"_a, "scaling"_a)
       .def("embed", &PythonPlan::embed, "table"_a, "scale"_a, "positions"_a.none() = nb::none())
       .def("linears", &PythonPlan::linears, "input"_a, "linears"_a, "norm"_a.none(), "then"_a, "gate"_a,
@@ -210,56 +225,29 @@ void bind_engine(nb::module_& module) {
       .def("attention", &PythonPlan::attention, "query"_a, "key"_a, "value"_a, "output"_a, "heads"_a,
            "key_heads"_a, "head_dim"_a, "layer"_a, "scale"_a, "window"_a, "rotary"_a, "query_norm"_a.none(),
            "key_norm"_a.none())
-      .def("weight_bytes", [](const PythonPlan& self) { return self.plan.weight_bytes(); })
-      .def(
-          "cache_block_bytes",
-          [](const PythonPlan& self, bool int8) { return cache_layout(self.plan, int8).block_bytes(); },
-          "int8"_a);
+      .def("weight_bytes", &PythonPlan::weight_bytes)
+      .def("cache_block_bytes", &PythonPlan::cache_block_bytes, "int8"_a);
+}
+
+}  // namespace
+
+void bind_engine(nb::module_& module) {
+  bind_plan(module);
   nb::class_<PythonEngine>(module, "Engine", "Sequences that are read and continued; csrc/engine/engine.h.")
       .def(nb::init<nb::object, int, bool, bool, int64_t, int64_t>(), "plan"_a, "threads"_a,
            "int8_activations"_a, "int8_cache"_a, "max_step_tokens"_a, "cache_blocks"_a)
       .def("open", &PythonEngine::open, "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
            "repetition_penalty"_a, "seed"_a)
-      .def(
-          "close",
-          [](PythonEngine& self, int64_t sequence) {
-            const nb::gil_scoped_release release;
-            self.engine.close(sequence);
-          },
-          "sequence"_a)
-      .def(
-          "length",
-          [](PythonEngine& self, int64_t sequence) {
-            const nb::gil_scoped_release release;
-            return self.engine.length(sequence);
-          },
-          "sequence"_a)
-      .def(
-          "truncate",
-          [](PythonEngine& self, int64_t sequence, int64_t tokens) {
-            const nb::gil_scoped_release release;
-            self.engine.truncate(sequence, tokens);
-          },
-          "sequence"_a, "tokens"_a)
-      .def(
-          "share",
-          [](PythonEngine& self, int64_t sequence, int64_t source, Tokens tokens) {
-            const auto span = span_of(tokens);
-            const nb::gil_scoped_release release;
-            self.engine.share(sequence, source, span);
-          },
-          "sequence"_a, "source"_a, "tokens"_a)
+      .def("close", &PythonEngine::close, WithoutGil(), "sequence"_a)
+      .def("length", &PythonEngine::length, WithoutGil(), "sequence"_a)
+      .def("truncate", &PythonEngine::truncate, WithoutGil(), "sequence"_a, "tokens"_a)
+      .def("share", &PythonEngine::share, "sequence"_a, "source"_a, "tokens"_a)
       .def("step", &PythonEngine::step, "feeds"_a)
       .def("score", &PythonEngine::score, "sequence"_a, "tokens"_a, "logits_ptr"_a)
       .def("generate", &PythonEngine::generate, "sequence"_a, "count"_a, "stops"_a)
-      .def("num_free_blocks",
-           [](PythonEngine& self) {
-             const nb::gil_scoped_release release;
-             return self.engine.num_free_blocks();
-           })
-      .def(
-          "set_profile", [](PythonEngine& self, bool on) { self.engine.set_profile(on); }, "on"_a)
-      .def("take_profile", [](PythonEngine& self) { return self.engine.take_profile(); })
+      .def("num_free_blocks", &PythonEngine::num_free_blocks, WithoutGil())
+      .def("set_profile", &PythonEngine::set_profile, "on"_a)
+      .def("take_profile", &PythonEngine::take_profile)
       .def_prop_ro("threads", [](const PythonEngine& self) { return self.engine.threads(); })
       .def_prop_ro("outputs", [](const PythonEngine& self) { return self.engine.plan().outputs; });
 }
