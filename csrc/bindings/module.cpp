@@ -1,4 +1,4 @@
-// gossamer._native: packed matrices, and the engine that runs whole models.
+// gossamer.kernels._native: packed matrices, and the engine that runs whole models.
 #include "bindings/matrices.h"
 #include "core/machine.h"
 #include "core/thread_pool.h"
