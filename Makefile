@@ -26,6 +26,7 @@ test: check
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -45,17 +45,21 @@ inline Values parse_values(const std::string& name, bool float32) {
   if (name == "float16") return Values::float16;
   if (name == "bfloat16") return Values::bfloat16;
   if (name == "float32" && float32) return Values::float32;
-  refuse("values", "int4, int8, float16, bfloat16" + std::string(float32 ? " or float32" : ""), "'" + name + "'");
+  refuse("values", "int4, int8, float16, bfloat16" + std::string(float32 ? " or float32" : ""),
+         "'" + name + "'");
 }
 
 // Keeps the arrays that its views point into.
 class Holder {
  public:
   // The data of an array that must have this type and this many elements.
-  const uint8_t* keep(const char* name, const OptionalArray& array, nb::dlpack::dtype dtype, int64_t elements) {
+  const uint8_t* keep(const char* name, const OptionalArray& array, nb::dlpack::dtype dtype,
+                      int64_t elements) {
     if (!array) refuse(name, "an array", "None");
-    if (array->dtype() != dtype) refuse(name, "another element type", "one of " + std::to_string(array->dtype().bits) + " bits");
-    validate_extent({name, array->data(), static_cast<int64_t>(array->nbytes())}, elements * (dtype.bits / 8));
+    if (array->dtype() != dtype)
+      refuse(name, "another element type", "one of " + std::to_string(array->dtype().bits) + " bits");
+    validate_extent({name, array->data(), static_cast<int64_t>(array->nbytes())},
+                    elements * (dtype.bits / 8));
     arrays_.push_back(*array);
     return static_cast<const uint8_t*>(array->data());
   }
@@ -88,7 +92,8 @@ struct Matrix : Holder {
   void multiply(uintptr_t x, int64_t num_tokens, uintptr_t y, bool int8_activations) const {
     if (num_tokens < 1 || x == 0 || y == 0) refuse("matmul", "at least one token and real addresses", "none");
     const nb::gil_scoped_release release;
-    matmul(view, reinterpret_cast<const float*>(x), num_tokens, reinterpret_cast<float*>(y), int8_activations);
+    matmul(view, reinterpret_cast<const float*>(x), num_tokens, reinterpret_cast<float*>(y),
+           int8_activations);
   }
 
   void unpack_to(uintptr_t w) const {
@@ -106,7 +111,8 @@ struct IntegerMatrix : Matrix<IntegerView> {
     set_shape(view, shape, group_size);
     view.bits = bits;
     const int64_t lanes = view.strips() * view.quads() * 64;
-    const auto plane = [&](const char* name, const OptionalArray& array, int width, bool used) -> const uint8_t* {
+    const auto plane = [&](const char* name, const OptionalArray& array, int width,
+                           bool used) -> const uint8_t* {
       if (used) return keep(name, array, kByte, lanes / 8 * width);
       refuse_extra(name, array);
       return nullptr;
@@ -123,14 +129,17 @@ inline bool is_integer(Values kind) { return kind == Values::nibble || kind == V
 
 struct BitmaskMatrix : Matrix<BitmaskView> {
   BitmaskMatrix(std::pair<int64_t, int64_t> shape, const std::string& values_kind, OptionalArray mask,
-                OptionalArray offsets, OptionalArray values, OptionalArray scale, std::optional<int64_t> group_size) {
+                OptionalArray offsets, OptionalArray values, OptionalArray scale,
+                std::optional<int64_t> group_size) {
     set_shape(view, shape, group_size.value_or(shape.second));
     view.kind = parse_values(values_kind, true);
     view.mask = keep("mask", mask, kLong, view.strips() * view.quads());
     view.offsets = keep("offsets", offsets, kLong, view.strips() + 1);
     if (!values) refuse("values", "an array", "None");
-    const int64_t padding = 64 / value_bytes(view.kind), count = static_cast<int64_t>(values->size()) - padding;
-    if (count < 0) refuse("values", "64 bytes of padding at the end", std::to_string(values->nbytes()) + " bytes in all");
+    const int64_t padding = 64 / value_bytes(view.kind),
+                  count = static_cast<int64_t>(values->size()) - padding;
+    if (count < 0)
+      refuse("values", "64 bytes of padding at the end", std::to_string(values->nbytes()) + " bytes in all");
     view.values = keep("values", values, dtype_of(view.kind), count + padding);
     validate_bitmask(view, count);
     if (is_integer(view.kind)) keep_scales(*this, view, scale, std::nullopt);
@@ -139,9 +148,11 @@ struct BitmaskMatrix : Matrix<BitmaskView> {
 };
 
 struct NMMatrix : Matrix<NMView> {
-  NMMatrix(std::pair<int64_t, int64_t> shape, int keep_count, const std::string& values_kind, OptionalArray codes,
-           OptionalArray index, OptionalArray values, OptionalArray scale, std::optional<int64_t> group_size) {
-    if (keep_count != 4 && keep_count != 8 && keep_count != 12) refuse("keep", "4, 8 or 12", std::to_string(keep_count));
+  NMMatrix(std::pair<int64_t, int64_t> shape, int keep_count, const std::string& values_kind,
+           OptionalArray codes, OptionalArray index, OptionalArray values, OptionalArray scale,
+           std::optional<int64_t> group_size) {
+    if (keep_count != 4 && keep_count != 8 && keep_count != 12)
+      refuse("keep", "4, 8 or 12", std::to_string(keep_count));
     set_shape(view, shape, group_size.value_or(shape.second));
     view.planes = keep_count / 4;
     view.kind = parse_values(values_kind, false);

@@ -1,4 +1,4 @@
-// gossamer._native: packed matrices, and the engine that runs whole models.
+// gossamer.kernels._native: packed matrices, and the engine that runs whole models.
 #include "bindings/matrices.h"
 #include "core/machine.h"
 #include "core/thread_pool.h"
@@ -22,7 +22,8 @@ nb::class_<M> bind_matrix(nb::module_& module, const char* name, const char* doc
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (int isa = 0; isa <= static_cast<int>(detect_isa()); ++isa) names.emplace_back(isa_name(static_cast<Isa>(isa)));
+  for (int isa = 0; isa <= static_cast<int>(detect_isa()); ++isa)
+    names.emplace_back(isa_name(static_cast<Isa>(isa)));
   return names;
 }
 
@@ -36,23 +37,24 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   m.doc() = "Kernels for packed matrices and the engine; layouts and promises: csrc/README.md.";
   bind_matrix<IntegerMatrix>(m, "IntegerMatrix", "Integer codes of 2 to 8 bits in groups.")
-      .def(nb::init<std::pair<int64_t, int64_t>, int, int64_t, OptionalArray, OptionalArray, OptionalArray, OptionalArray,
-                    OptionalArray, OptionalArray>(),
+      .def(nb::init<std::pair<int64_t, int64_t>, int, int64_t, OptionalArray, OptionalArray, OptionalArray,
+                    OptionalArray, OptionalArray, OptionalArray>(),
            "shape"_a, "bits"_a, "group_size"_a, "scale"_a, "minimum"_a.none() = nb::none(),
            "codes8"_a.none() = nb::none(), "codes4"_a.none() = nb::none(), "codes2"_a.none() = nb::none(),
            "codes1"_a.none() = nb::none());
   bind_matrix<BitmaskMatrix>(m, "BitmaskMatrix", "Kept values and one bit for each weight.")
-      .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray, OptionalArray, OptionalArray,
-                    OptionalArray, std::optional<int64_t>>(),
+      .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray, OptionalArray,
+                    OptionalArray, OptionalArray, std::optional<int64_t>>(),
            "shape"_a, "values_kind"_a, "mask"_a, "offsets"_a, "values"_a, "scale"_a.none() = nb::none(),
            "group_size"_a.none() = nb::none());
   bind_matrix<NMMatrix>(m, "NMMatrix", "At most N = 4, 8 or 12 weights in each window of 16 columns.")
-      .def(nb::init<std::pair<int64_t, int64_t>, int, const std::string&, OptionalArray, OptionalArray, OptionalArray,
-                    OptionalArray, std::optional<int64_t>>(),
+      .def(nb::init<std::pair<int64_t, int64_t>, int, const std::string&, OptionalArray, OptionalArray,
+                    OptionalArray, OptionalArray, std::optional<int64_t>>(),
            "shape"_a, "keep"_a, "values_kind"_a, "codes"_a.none() = nb::none(), "index"_a.none() = nb::none(),
            "values"_a.none() = nb::none(), "scale"_a.none() = nb::none(), "group_size"_a.none() = nb::none());
   bind_matrix<DenseMatrix>(m, "DenseMatrix", "Rows of floats.")
-      .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray>(), "shape"_a, "values_kind"_a, "weight"_a);
+      .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray>(), "shape"_a,
+           "values_kind"_a, "weight"_a);
   bind_engine(m);
   m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set in use.");
   m.def("available_isas", &available_isas, "What this machine can run, slowest first.");

@@ -70,8 +70,10 @@ int cgroup_count(int otherwise) {
   std::ifstream v2("/sys/fs/cgroup/cpu.max");
   std::string quota;
   double period = 0;
-  if (v2 >> quota >> period) return quota == "max" ? otherwise : round_up(std::atof(quota.c_str()), period, otherwise);
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  if (v2 >> quota >> period)
+    return quota == "max" ? otherwise : round_up(std::atof(quota.c_str()), period, otherwise);
+  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"),
+      v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
   double quota_us = 0;
   if (v1_quota >> quota_us && v1_period >> period) return round_up(quota_us, period, otherwise);
   return otherwise;
@@ -84,7 +86,8 @@ int default_num_threads() {
     char* end = nullptr;
     const long count = std::strtol(text, &end, 10);
     if (*end != '\0' || count < 1 || count > 1024)
-      throw std::invalid_argument(std::string("GOSSAMER_NUM_THREADS: expected a number from 1 to 1024, got '") + text + "'");
+      throw std::invalid_argument(
+          std::string("GOSSAMER_NUM_THREADS: expected a number from 1 to 1024, got '") + text + "'");
     return static_cast<int>(count);
   }
   const int cpus = affinity_count();

@@ -5,12 +5,12 @@
 #include <new>
 #include <stdexcept>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
 #include "core/machine.h"
-#include "core/spin.h"
+#include "core/signal.h"
+#include "core/workers.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <pthread.h>
@@ -29,32 +29,26 @@ struct Ticket {
 
 class Pool {
  public:
-  explicit Pool(int threads) {
-    try {
-      for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
-    } catch (const std::system_error&) {
-      // The limit of processes is reached: run with the threads we have.
-    }
-  }
+  explicit Pool(int threads) : workers_(start_workers(threads, [this](int) { work(); })) {}
 
   ~Pool() {
     stop_.store(true);
-    epoch_.fetch_add(1);
-    epoch_.notify_all();
+    epoch_.value.fetch_add(1);
+    epoch_.wake();
     for (auto& worker : workers_) worker.join();
   }
 
   void run(TaskFunction task, const void* context, int64_t num_tasks) {
     task_ = task;
     context_ = context;
-    remaining_.store(static_cast<uint32_t>(num_tasks), std::memory_order_relaxed);
-    const uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+    remaining_.value.store(static_cast<uint32_t>(num_tasks), std::memory_order_relaxed);
+    const uint32_t epoch = epoch_.value.load(std::memory_order_relaxed) + 1;
     ticket_.store(Ticket::make(epoch, static_cast<uint64_t>(num_tasks)), std::memory_order_release);
-    epoch_.store(epoch);
-    epoch_.notify_all();
+    epoch_.value.store(epoch);
+    epoch_.wake();
     claim_all();
-    if (spin_until([this] { return remaining_.load(std::memory_order_acquire) == 0; })) return;
-    for (uint32_t left; (left = remaining_.load(std::memory_order_acquire)) != 0;) remaining_.wait(left);
+    for (uint32_t left; (left = remaining_.value.load(std::memory_order_acquire)) != 0;)
+      remaining_.wait_while(left);
   }
 
  private:
@@ -68,22 +62,22 @@ class Pool {
       word = ticket_.load(std::memory_order_acquire);
     }
     // Reported once, not per task: the counter is shared. Until then this job cannot end and no other can begin.
-    if (done != 0 && remaining_.fetch_sub(done, std::memory_order_acq_rel) == done) remaining_.notify_one();
+    if (done != 0 && remaining_.value.fetch_sub(done) == done) remaining_.wake();
   }
 
   void work() {
     uint32_t seen = 0;
     while (true) {
-      if (!spin_until([&] { return epoch_.load(std::memory_order_acquire) != seen; })) epoch_.wait(seen);
+      epoch_.wait_while(seen);
       if (stop_.load()) return;
-      seen = epoch_.load(std::memory_order_acquire);
+      seen = epoch_.value.load(std::memory_order_acquire);
       claim_all();
     }
   }
 
   alignas(64) std::atomic<uint64_t> ticket_{0};
-  alignas(64) std::atomic<uint32_t> remaining_{0};
-  alignas(64) std::atomic<uint32_t> epoch_{0};
+  Signal remaining_;
+  Signal epoch_;
   std::atomic<bool> stop_{false};
   TaskFunction task_ = nullptr;
   const void* context_ = nullptr;

@@ -24,7 +24,8 @@ void set_num_threads(int count);
 
 template <class F>
 void parallel_for(int64_t num_tasks, const F& body) {
-  run_tasks([](const void* context, int64_t task) { (*static_cast<const F*>(context))(task); }, &body, num_tasks);
+  run_tasks([](const void* context, int64_t task) { (*static_cast<const F*>(context))(task); }, &body,
+            num_tasks);
 }
 
 }  // namespace gossamer

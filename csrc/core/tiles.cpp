@@ -12,7 +12,7 @@ namespace gossamer {
 
 // Tiles need the CPU (cpuid), the operating system (xgetbv), and its leave: Linux gives a process the 8 KiB of tile data
 // only when asked. Threads inherit it.
-bool tiles_usable() {
+bool tiles_lent() {
 #if defined(GOSSAMER_AMX)
   constexpr uint32_t kTile = 1u << 24, kInt8 = 1u << 25, kStates = 3u << 17;
   constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
@@ -24,5 +24,7 @@ bool tiles_usable() {
   return false;
 #endif
 }
+
+__attribute__((weak)) bool tiles_usable() { return tiles_lent(); }
 
 }  // namespace gossamer

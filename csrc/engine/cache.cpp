@@ -9,7 +9,8 @@ namespace gossamer {
 
 Pages::Pages(int64_t bytes) {
   const size_t size = static_cast<size_t>(bytes > 0 ? bytes : 64);
-  void* data = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* data =
+      mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (data == MAP_FAILED) throw std::bad_alloc();
   data_ = std::unique_ptr<uint8_t, Unmap>(static_cast<uint8_t*>(data), Unmap{static_cast<int64_t>(size)});
 }
@@ -41,7 +42,8 @@ void Cache::share(const std::vector<int32_t>& from, size_t count, std::vector<in
 bool Cache::own_last(std::vector<int32_t>& blocks) {
   if (blocks.empty() || users_[static_cast<size_t>(blocks.back())] == 1) return true;
   if (free_.empty()) return false;
-  const size_t bytes = static_cast<size_t>(layout_.block_bytes()), shared = static_cast<size_t>(blocks.back());
+  const size_t bytes = static_cast<size_t>(layout_.block_bytes()),
+               shared = static_cast<size_t>(blocks.back());
   users_[shared] -= 1;
   blocks.back() = free_.back();
   users_[static_cast<size_t>(free_.back())] = 1;

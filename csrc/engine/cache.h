@@ -31,7 +31,9 @@ struct CacheLayout {
 
   int64_t head_bytes() const { return (head.bytes() + 63) / 64 * 64; }
   int64_t block_bytes() const { return head_bytes() * key_heads * layers; }
-  int64_t offset(int layer, int key_head) const { return (int64_t{layer} * key_heads + key_head) * head_bytes(); }
+  int64_t offset(int layer, int key_head) const {
+    return (int64_t{layer} * key_heads + key_head) * head_bytes();
+  }
 };
 
 class Cache {

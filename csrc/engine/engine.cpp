@@ -12,7 +12,8 @@ namespace {
 
 EngineSettings checked(const EngineSettings& settings, const Plan& plan) {
   plan.check_complete();
-  if (settings.threads < 1 || settings.threads > 1024) refuse("threads", "1 to 1024", std::to_string(settings.threads));
+  if (settings.threads < 1 || settings.threads > 1024)
+    refuse("threads", "1 to 1024", std::to_string(settings.threads));
   if (settings.max_step_tokens < 1 || settings.max_step_tokens > 65536)
     refuse("max_step_tokens", "1 to 65536", std::to_string(settings.max_step_tokens));
   if (settings.cache_blocks < 1 || settings.cache_blocks > (int64_t{1} << 31) - 1)
@@ -23,7 +24,8 @@ EngineSettings checked(const EngineSettings& settings, const Plan& plan) {
 }  // namespace
 
 CacheLayout cache_layout(const Plan& plan, bool int8) {
-  return {.layers = plan.layers, .key_heads = plan.key_heads, .head = {.head_dim = plan.head_dim, .int8 = int8}};
+  return {
+      .layers = plan.layers, .key_heads = plan.key_heads, .head = {.head_dim = plan.head_dim, .int8 = int8}};
 }
 
 Engine::Engine(Plan plan, const EngineSettings& settings)
@@ -42,7 +44,8 @@ Engine::Engine(Plan plan, const EngineSettings& settings)
 
 // The threads of the team do not exist in a forked child.
 void Engine::check_process() const {
-  if (getpid() != process_) throw std::runtime_error("the engine belongs to another process: make one after the fork");
+  if (getpid() != process_)
+    throw std::runtime_error("the engine belongs to another process: make one after the fork");
 }
 
 Engine::Sequence& Engine::find(int64_t sequence) {
@@ -82,9 +85,12 @@ void Engine::share(int64_t sequence, int64_t source, std::span<const int32_t> to
   const int64_t count = static_cast<int64_t>(tokens.size());
   if (to.length != 0) refuse("share: sequence", "an empty one", std::to_string(to.length) + " tokens");
   if (count > from.length || count % kCacheTokens != 0)
-    refuse("share: tokens", "a multiple of " + std::to_string(kCacheTokens) + " up to " + std::to_string(from.length), std::to_string(count));
+    refuse("share: tokens",
+           "a multiple of " + std::to_string(kCacheTokens) + " up to " + std::to_string(from.length),
+           std::to_string(count));
   for (int32_t token : tokens)
-    if (token < 0 || token >= plan_.vocabulary) refuse("token", "0 to " + std::to_string(plan_.vocabulary - 1), std::to_string(token));
+    if (token < 0 || token >= plan_.vocabulary)
+      refuse("token", "0 to " + std::to_string(plan_.vocabulary - 1), std::to_string(token));
   cache_.share(from.blocks, tokens.size() / kCacheTokens, to.blocks);
   for (int32_t token : tokens) to.sampler.saw(token);
   to.length = count;
@@ -93,7 +99,8 @@ void Engine::share(int64_t sequence, int64_t source, std::span<const int32_t> to
 void Engine::truncate(int64_t sequence, int64_t tokens) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Sequence& found = find(sequence);
-  if (tokens < 0 || tokens > found.length) refuse("tokens to keep", "0 to " + std::to_string(found.length), std::to_string(tokens));
+  if (tokens < 0 || tokens > found.length)
+    refuse("tokens to keep", "0 to " + std::to_string(found.length), std::to_string(tokens));
   cache_.release(found.blocks, tokens);
   found.length = tokens;
   found.last = -1;
@@ -112,7 +119,8 @@ void Engine::check(const Feed& feed, const Sequence& sequence) const {
   const auto tokens = tokens_of(feed, sequence);
   for (int32_t token : tokens)
     if (token < 0 || token >= plan_.vocabulary) {
-      if (feed.tokens.empty() && token < 0) refuse("tokens", "at least one", "none, and nothing was sampled before");
+      if (feed.tokens.empty() && token < 0)
+        refuse("tokens", "at least one", "none, and nothing was sampled before");
       refuse("token", "0 to " + std::to_string(plan_.vocabulary - 1), std::to_string(token));
     }
   if (sequence.length + static_cast<int64_t>(tokens.size()) > plan_.max_positions)
@@ -128,11 +136,13 @@ void Engine::reserve(const std::vector<Feed>& feeds) {
     const int64_t tokens = sequence.length + static_cast<int64_t>(tokens_of(feed, sequence).size());
     needed += (tokens + kCacheTokens - 1) / kCacheTokens - static_cast<int64_t>(sequence.blocks.size());
     for (const Feed& other : feeds)
-      if (&other != &feed && other.sequence == feed.sequence) refuse("feeds", "different sequences", "the same twice");
+      if (&other != &feed && other.sequence == feed.sequence)
+        refuse("feeds", "different sequences", "the same twice");
   }
   if (needed > cache_.num_free())
-    throw std::runtime_error("the cache is full: " + std::to_string(needed) + " blocks of " + std::to_string(kCacheTokens) +
-                             " tokens are needed, " + std::to_string(cache_.num_free()) + " are free");
+    throw std::runtime_error("the cache is full: " + std::to_string(needed) + " blocks of " +
+                             std::to_string(kCacheTokens) + " tokens are needed, " +
+                             std::to_string(cache_.num_free()) + " are free");
   for (const Feed& feed : feeds) {
     Sequence& sequence = find(feed.sequence);
     cache_.reserve(sequence.blocks, sequence.length + static_cast<int64_t>(tokens_of(feed, sequence).size()));
@@ -156,8 +166,10 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
       Sequence& sequence = find(feeds[next].sequence);
       const auto tokens = tokens_of(feeds[next], sequence).subspan(offset);
       const size_t count = std::min(tokens.size(), static_cast<size_t>(max_step_tokens_) - ids_.size());
-      runs_.push_back({.first_row = static_cast<int64_t>(ids_.size()), .count = static_cast<int64_t>(count),
-                       .position = sequence.length, .blocks = sequence.blocks.data()});
+      runs_.push_back({.first_row = static_cast<int64_t>(ids_.size()),
+                       .count = static_cast<int64_t>(count),
+                       .position = sequence.length,
+                       .blocks = sequence.blocks.data()});
       for (int32_t token : tokens.first(count)) {
         ids_.push_back(token);
         if (!feeds[next].tokens.empty()) sequence.sampler.saw(token);
@@ -171,7 +183,11 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
       offset = 0;
       ++next;
     }
-    step_.run({.tokens = static_cast<int64_t>(ids_.size()), .ids = ids_.data(), .runs = &runs_, .wanted = &wanted_, .logits = logits});
+    step_.run({.tokens = static_cast<int64_t>(ids_.size()),
+               .ids = ids_.data(),
+               .runs = &runs_,
+               .wanted = &wanted_,
+               .logits = logits});
     sampling_.clear();
     for (size_t i = first; i < next; ++i) {
       if (feeds[i].sample) sampling_.push_back(i);
@@ -184,9 +200,10 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
     };
     const int64_t rows = static_cast<int64_t>(sampling_.size());
     if (rows == 1) sample(0);
-    if (rows > 1) team_.run([&](int) {
-      for (int64_t row; (row = team_.claim()) < rows;) sample(row);
-    });
+    if (rows > 1)
+      team_.run([&](int) {
+        for (int64_t row; (row = team_.claim()) < rows;) sample(row);
+      });
   }
   return sampled;
 }
@@ -201,8 +218,14 @@ void Engine::score(const Feed& feed, float* logits) {
     const auto part = feed.tokens.subspan(done, count);
     wanted_.resize(count);
     for (size_t i = 0; i < count; ++i) wanted_[i] = static_cast<int32_t>(i);
-    runs_.assign(1, {.first_row = 0, .count = static_cast<int64_t>(count), .position = sequence.length, .blocks = sequence.blocks.data()});
-    step_.run({.tokens = static_cast<int64_t>(count), .ids = part.data(), .runs = &runs_, .wanted = &wanted_,
+    runs_.assign(1, {.first_row = 0,
+                     .count = static_cast<int64_t>(count),
+                     .position = sequence.length,
+                     .blocks = sequence.blocks.data()});
+    step_.run({.tokens = static_cast<int64_t>(count),
+               .ids = part.data(),
+               .runs = &runs_,
+               .wanted = &wanted_,
                .logits = logits + static_cast<int64_t>(done) * plan_.outputs});
     sequence.length += static_cast<int64_t>(count);
     done += count;

@@ -62,8 +62,8 @@ class Engine {
   struct Sequence {
     Sampler sampler;
     std::vector<int32_t> blocks;
-    int64_t length = 0;   // tokens in the cache
-    int32_t last = -1;    // sampled, not yet read
+    int64_t length = 0;  // tokens in the cache
+    int32_t last = -1;   // sampled, not yet read
   };
 
   Sequence& find(int64_t sequence);

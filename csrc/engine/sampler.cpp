@@ -10,7 +10,8 @@
 namespace gossamer {
 
 void validate(const Sampling& s) {
-  if (!(s.temperature >= 0) || !std::isfinite(s.temperature)) refuse("temperature", "0 or more", std::to_string(s.temperature));
+  if (!(s.temperature >= 0) || !std::isfinite(s.temperature))
+    refuse("temperature", "0 or more", std::to_string(s.temperature));
   if (s.top_k < 0) refuse("top_k", "0 or more", std::to_string(s.top_k));
   if (!(s.top_p > 0 && s.top_p <= 1)) refuse("top_p", "above 0, up to 1", std::to_string(s.top_p));
   if (!(s.min_p >= 0 && s.min_p <= 1)) refuse("min_p", "0 to 1", std::to_string(s.min_p));
@@ -23,7 +24,8 @@ int32_t largest_logit(const float* logits, int64_t count) {
   float best = -INFINITY;
   int64_t at = 0;
   for (int64_t begin = 0; begin < count; begin += kRun)
-    if (const float largest = active_table().largest(logits + begin, std::min(kRun, count - begin)); largest > best)
+    if (const float largest = active_table().largest(logits + begin, std::min(kRun, count - begin));
+        largest > best)
       best = largest, at = begin;
   while (at + 1 < count && logits[at] != best) ++at;
   return static_cast<int32_t>(at);
@@ -77,7 +79,8 @@ int32_t Sampler::draw(const float* logits) {
   choices_.clear();
   const float least = logits[largest_logit(logits, vocabulary_)] / sampling_.temperature - kRange;
   for (int64_t i = 0; i < vocabulary_; ++i)
-    if (const float logit = logits[i] / sampling_.temperature; logit >= least) choices_.push_back({logit, static_cast<int32_t>(i)});
+    if (const float logit = logits[i] / sampling_.temperature; logit >= least)
+      choices_.push_back({logit, static_cast<int32_t>(i)});
   if (choices_.empty()) return largest_logit(logits, vocabulary_);  // nothing but NaN
   if (sampling_.top_k > 0 && sampling_.top_k < static_cast<int64_t>(choices_.size())) {
     std::nth_element(choices_.begin(), choices_.begin() + sampling_.top_k - 1, choices_.end(), likelier);
@@ -91,7 +94,8 @@ int32_t Sampler::draw(const float* logits) {
   size_t kept = choices_.size();
   if (sampling_.top_p < 1) {  // the fewest whose sum reaches top_p
     double sum = 0;
-    for (kept = 0; kept < choices_.size() && sum < sampling_.top_p * total; ++kept) sum += weight(choices_[kept]);
+    for (kept = 0; kept < choices_.size() && sum < sampling_.top_p * total; ++kept)
+      sum += weight(choices_[kept]);
     kept = std::max<size_t>(kept, 1);
   }
   while (kept > 1 && weight(choices_[kept - 1]) < sampling_.min_p) --kept;

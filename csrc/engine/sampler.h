@@ -10,7 +10,7 @@ struct Sampling {
   float temperature = 0;  // 0: the most likely token
   int64_t top_k = 0;      // 0: all
   float top_p = 1;
-  float min_p = 0;        // tokens less likely than this share of the likeliest are left out
+  float min_p = 0;  // tokens less likely than this share of the likeliest are left out
   float repetition_penalty = 1;
   uint64_t seed = 0;
 };

@@ -1,13 +1,15 @@
 // Threads that walk through a step together: each runs the same list of ops, with barriers between them.
 //
 // Unlike the pool of core/thread_pool, whose caller waits for nobody who has not begun, a team waits for all its members
-// at every barrier. It waits awake only for a short while, so that a busy machine slows it down but does not stop it.
+// at every barrier.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <thread>
 #include <vector>
+
+#include "core/signal.h"
 
 namespace gossamer {
 
@@ -38,21 +40,16 @@ class Team {
 
   void start(Body body, const void* context);
   void work(int member);
-  // Returns once value is no longer `old`.
-  void wait_while(const std::atomic<uint32_t>& value, uint32_t old);
-  void wake(std::atomic<uint32_t>& value);
 
   const int process_;  // the workers do not exist in a forked child
   int size_ = 1;
   Body body_ = nullptr;
   const void* context_ = nullptr;
-  alignas(64) std::atomic<uint32_t> job_{0};
-  alignas(64) std::atomic<uint32_t> phase_{0};
+  Signal job_, phase_;
   alignas(64) std::atomic<int> arrived_{0};
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<int> asleep_{0};
   std::atomic<bool> stop_{false};
-  std::vector<std::thread> workers_;
+  std::vector<std::thread> workers_;  // last: they see all of the above
 };
 
 }  // namespace gossamer

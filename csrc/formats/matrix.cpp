@@ -31,7 +31,9 @@ struct BytesBefore {
 
 }  // namespace
 
-int64_t bytes_before(const MatrixView& matrix, int64_t strip) { return std::visit(BytesBefore{strip}, matrix); }
+int64_t bytes_before(const MatrixView& matrix, int64_t strip) {
+  return std::visit(BytesBefore{strip}, matrix);
+}
 
 void read_row(const MatrixView& matrix, int64_t row, float* out) {
   if (const auto* integer = std::get_if<IntegerView>(&matrix)) unpack_row(*integer, row, out);

@@ -70,7 +70,8 @@ void unpack(const BitmaskView& m, float* w) {
       for (uint64_t mask = load_u64(m.mask, strip * m.quads() + quad); mask; mask &= mask - 1) {
         const int lane = __builtin_ctzll(mask);
         int64_t& i = next[m.kind == Values::nibble ? quad % 2 : 0];
-        const float value = m.kind == Values::nibble ? nibble(m.values[i] >> (4 * (quad % 2))) : value_at(m.values, m.kind, i);
+        const float value = m.kind == Values::nibble ? nibble(m.values[i] >> (4 * (quad % 2)))
+                                                     : value_at(m.values, m.kind, i);
         ++i;
         const int64_t row = strip * kStripRows + lane / 4, column = quad * 4 + lane % 4;
         w[row * m.columns + column] = scaled(m, row, column, value, 0);
@@ -85,7 +86,8 @@ void unpack(const NMView& m, float* w) {
     const int64_t window = i / 64 / m.planes;
     const int byte = m.kind == Values::nibble ? m.codes[i] : (m.index[i / 2] >> (4 * (i % 2))) & 15;
     const float value = m.kind == Values::nibble ? nibble(byte >> 4) : value_at(m.values, m.kind, i);
-    const int64_t row = window / m.windows() * kStripRows + i % 64 / 4, column = window % m.windows() * 16 + (byte & 15);
+    const int64_t row = window / m.windows() * kStripRows + i % 64 / 4,
+                  column = window % m.windows() * 16 + (byte & 15);
     // Unused slots have value 0 and index 0, so values are added: the products do the same.
     if (row < m.rows && column < m.columns) w[row * m.columns + column] += scaled(m, row, column, value, 0);
   }
@@ -105,7 +107,8 @@ void unpack_row(const IntegerView& m, int64_t row, float* out) {
 }
 
 void unpack_row(const DenseView& m, int64_t row, float* out) {
-  for (int64_t column = 0; column < m.columns; ++column) out[column] = value_at(m.data, m.kind, row * m.columns + column);
+  for (int64_t column = 0; column < m.columns; ++column)
+    out[column] = value_at(m.data, m.kind, row * m.columns + column);
 }
 
 void unpack(const DenseView& m, float* w) {

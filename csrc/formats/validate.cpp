@@ -12,7 +12,8 @@ void validate_shape(const Shape& m) {
   constexpr int64_t largest = int64_t{1} << 31;
   if (m.rows < 1 || m.rows >= largest) refuse("rows", "1 to 2^31 - 1", std::to_string(m.rows));
   if (m.columns < 1 || m.columns >= largest) refuse("columns", "1 to 2^31 - 1", std::to_string(m.columns));
-  if (m.rows * m.columns > int64_t{1} << 48) refuse("rows * columns", "at most 2^48", std::to_string(m.rows * m.columns));
+  if (m.rows * m.columns > int64_t{1} << 48)
+    refuse("rows * columns", "at most 2^48", std::to_string(m.rows * m.columns));
   const int64_t size = m.group_size;
   const bool whole_row = size == m.columns;
   if (size < 1 || m.columns % size != 0 || (size % 32 != 0 && !whole_row))
@@ -21,7 +22,8 @@ void validate_shape(const Shape& m) {
 }
 
 void validate_extent(const Extent& buffer, int64_t bytes) {
-  if (buffer.bytes != bytes) refuse(buffer.name, std::to_string(bytes) + " bytes", std::to_string(buffer.bytes));
+  if (buffer.bytes != bytes)
+    refuse(buffer.name, std::to_string(bytes) + " bytes", std::to_string(buffer.bytes));
 }
 
 namespace {
@@ -44,14 +46,15 @@ void validate_bitmask(const BitmaskView& m, int64_t num_values) {
     for (int64_t quad = 0; quad < m.quads(); ++quad) {
       const uint64_t mask = load_u64(m.mask, strip * m.quads() + quad);
       if (mask & ~inside(m, strip, quad))
-        refuse("mask of strip " + std::to_string(strip) + ", quad " + std::to_string(quad), "bits inside the matrix",
-               "a bit outside");
+        refuse("mask of strip " + std::to_string(strip) + ", quad " + std::to_string(quad),
+               "bits inside the matrix", "a bit outside");
       count[quad % 2] += __builtin_popcountll(mask);
     }
     end += m.kind == Values::nibble ? std::max(count[0], count[1]) : count[0] + count[1];
     const int64_t got = load_i64(m.offsets, strip + 1);
     if (got != end)
-      refuse("offsets[" + std::to_string(strip + 1) + "]", std::to_string(end) + ", by the mask", std::to_string(got));
+      refuse("offsets[" + std::to_string(strip + 1) + "]", std::to_string(end) + ", by the mask",
+             std::to_string(got));
   }
   if (end != num_values) refuse("values", std::to_string(end) + " by the mask", std::to_string(num_values));
 }

@@ -29,8 +29,8 @@ GOSSAMER_INLINE int64_t value_bytes(Values values) {
 
 struct Shape {
   int64_t rows = 0, columns = 0;
-  int64_t groups = 1;      // of columns that share a scale, per row
-  int64_t group_size = 0;  // columns; == columns when there is one scale per row
+  int64_t groups = 1;                 // of columns that share a scale, per row
+  int64_t group_size = 0;             // columns; == columns when there is one scale per row
   const uint16_t* scale = nullptr;    // float16 [strips, groups, 16]; null for float values
   const uint16_t* minimum = nullptr;  // same shape; null when symmetric
 
@@ -76,6 +76,8 @@ GOSSAMER_INLINE int64_t load_i64(const uint8_t* base, int64_t i) {
   return value;
 }
 
-GOSSAMER_INLINE uint64_t load_u64(const uint8_t* base, int64_t i) { return static_cast<uint64_t>(load_i64(base, i)); }
+GOSSAMER_INLINE uint64_t load_u64(const uint8_t* base, int64_t i) {
+  return static_cast<uint64_t>(load_i64(base, i));
+}
 
 }  // namespace gossamer

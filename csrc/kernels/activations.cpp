@@ -21,7 +21,8 @@ void pack_float(const ActivationLayout& m, const float* x, int tokens, int granu
     for (; column + granule <= m.columns; column += granule)
       std::memcpy(out + column * tokens, x + column, static_cast<size_t>(granule) * 4);
     for (; column < m.padded_columns; column += granule)
-      for (int i = 0; i < granule; ++i) out[column * tokens + i] = column + i < m.columns ? x[column + i] : 0.0f;
+      for (int i = 0; i < granule; ++i)
+        out[column * tokens + i] = column + i < m.columns ? x[column + i] : 0.0f;
   }
 }
 
@@ -49,10 +50,16 @@ struct Zero {
   int operator()(const DenseView&) const { return 0; }
 };
 
+bool pays_in_tiles(const NMView* nm, int64_t tokens) {
+  if (nm == nullptr) return tokens >= kFewestTiled;
+  return nm->kind == Values::nibble && nm->planes > 1 && tokens >= kFewestTiledNM;
+}
+
 }  // namespace
 
 int ActivationLayout::block(const KernelTable& table, int64_t remaining) const {
-  return tiles ? static_cast<int>(std::min<int64_t>(remaining, kTileTokens)) : block_tokens(remaining, table.largest_block);
+  return tiles ? static_cast<int>(std::min<int64_t>(remaining, kTileTokens))
+               : block_tokens(remaining, table.largest_block);
 }
 
 ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, int64_t tokens, bool int8,
@@ -61,17 +68,41 @@ ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, 
   ActivationLayout layout{.columns = m.columns, .padded_columns = m.padded_columns()};
   layout.int8 = int8 && std::visit(IsInteger{}, matrix);
   const auto* nm = std::get_if<NMView>(&matrix);
-  if (table.tiles != nullptr && layout.int8)
-    layout.tiles = nm == nullptr ? tokens >= kFewestTiled : nm->kind == Values::nibble && tokens >= kFewestTiledNM;
-  layout.windows = nm != nullptr && !layout.tiles;
   if (layout.int8) {
     layout.scale_columns = m.group_size == 32 ? 32 : scale_columns;
     layout.fold_columns = std::min(choose_fold(m), layout.scale_columns);
     layout.zero = std::visit(Zero{}, matrix);
+    layout.tiles = table.tiles != nullptr && layout.fold_columns == kTileColumns && pays_in_tiles(nm, tokens);
   } else if (m.minimum != nullptr && tokens == 1) {
     layout.sum_groups = m.groups;
   }
+  layout.windows = nm != nullptr && !layout.tiles;
   return layout;
+}
+
+ActivationRoom::ActivationRoom(const ActivationLayout& layout, int64_t tokens) {
+  const auto take = [this](int64_t size) {
+    const int64_t offset = bytes;
+    bytes += (size + 63) / 64 * 64;
+    return offset;
+  };
+  const int64_t cells = tokens * layout.padded_columns, folds = tokens * layout.folds();
+  x = take(layout.int8 || is_plain(layout, tokens) ? 0 : cells * 4);
+  codes = take(layout.int8 ? cells : 0);
+  scales = take(layout.int8 ? folds * 4 : 0);
+  starts = take(layout.int8 ? folds * 4 : 0);
+  sums = take(layout.int8 ? folds * 4 : 0);
+  group_sums = take(layout.sum_groups * 4);
+}
+
+ActivationMemory ActivationRoom::at(uint8_t* begin) const {
+  const auto floats = [begin](int64_t offset) { return reinterpret_cast<float*>(begin + offset); };
+  return {.x = floats(x),
+          .codes = begin + codes,
+          .scales = floats(scales),
+          .starts = reinterpret_cast<int32_t*>(begin + starts),
+          .sums = floats(sums),
+          .group_sums = floats(group_sums)};
 }
 
 bool is_plain(const ActivationLayout& layout, int64_t tokens) {
@@ -85,15 +116,20 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
     const int block = layout.block(table, tokens - t);
     const float* rows = x + t * layout.columns;
     if (layout.int8) {
-      const QuantizePlan plan{.columns = layout.columns, .padded_columns = width, .tokens = block,
-                              .granule = layout.granule(), .scale_columns = layout.scale_columns,
-                              .fold_columns = layout.fold_columns, .is_unsigned = layout.windows,
+      const QuantizePlan plan{.columns = layout.columns,
+                              .padded_columns = width,
+                              .tokens = block,
+                              .granule = layout.granule(),
+                              .scale_columns = layout.scale_columns,
+                              .fold_columns = layout.fold_columns,
+                              .is_unsigned = layout.windows,
                               .zero = layout.zero};
       float* scales = memory.scales + t * folds;
       int32_t* starts = memory.starts + t * folds;
       table.quantize(plan, rows, memory.codes + t * width, scales, starts);
       if (!layout.windows)
-        for (int64_t i = 0; i < block * folds; ++i) memory.sums[t * folds + i] = scales[i] * static_cast<float>(starts[i]);
+        for (int64_t i = 0; i < block * folds; ++i)
+          memory.sums[t * folds + i] = scales[i] * static_cast<float>(starts[i]);
     } else if (!is_plain(layout, tokens)) {
       pack_float(layout, rows, block, layout.windows ? 16 : 1, memory.x + t * width);
     }
@@ -102,7 +138,8 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
   if (layout.sum_groups != 0) sum_groups(layout, x, memory.group_sums);
 }
 
-Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens, const ActivationMemory& memory) {
+Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens,
+                     const ActivationMemory& memory) {
   Activations act{.tokens = tokens};
   if (layout.int8) {
     act.fold_columns = layout.fold_columns;

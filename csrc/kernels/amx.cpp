@@ -1,9 +1,9 @@
-// Products of int8 activations in tiles (AMX-INT8), for 8 tokens and more.
+// Products of int8 activations in tiles (AMX-INT8), for 16 tokens and more and folds of 64 columns.
 //
 // A panel of weights (dense.h) is already what a tile of the right-hand side wants: a row for each quad of columns, in it
 // four signed bytes for each of 16 outputs. Activations come as [fold][tokens][columns of the fold], so that a tile of the
-// left-hand side is read with one stride. One product covers up to 16 tokens, 16 outputs and a fold of 32 or 64 columns;
-// its exact integer sums then get their scales in the order of the AVX-512 kernels: the results are the same bits.
+// left-hand side is read with one stride. One product covers up to 16 tokens, 16 outputs and a fold; its exact integer sums
+// then get their scales in the order of the AVX-512 kernels: the results are the same bits.
 // Instructions and configuration: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #include "kernels/simd_avx512.h"
 // The vector operations must come first.
@@ -34,11 +34,11 @@ struct alignas(64) TileConfig {
   uint16_t row_bytes[16] = {};
   uint8_t rows[16] = {};
 
-  TileConfig(int tokens, int fold_columns) {
+  explicit TileConfig(int tokens) {
     for (int i = 0; i < kTiles; ++i) {
-      const bool left = i / 2 * 2 == kLeft, right = i / 2 * 2 == kRight;
-      rows[i] = static_cast<uint8_t>(right ? fold_columns / 4 : tokens);
-      row_bytes[i] = static_cast<uint16_t>(left ? fold_columns : 64);
+      const bool right = i / 2 * 2 == kRight;
+      rows[i] = static_cast<uint8_t>(right ? kTileColumns / 4 : tokens);
+      row_bytes[i] = 64;
     }
   }
   void load() const { asm volatile("ldtilecfg %0" ::"m"(*this)); }
@@ -46,25 +46,26 @@ struct alignas(64) TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 template <int size, bool asymmetric>
-void sweep_tiles(const TilePanel& panel, const uint8_t* x, const float* x_scale, const float* x_sum, int64_t folds,
-                 int fold_columns, const Rows& rows, int64_t token, bool begin) {
+void sweep_tiles(const TilePanel& panel, const uint8_t* x, const float* x_scale, const float* x_sum,
+                 int64_t folds, const Rows& rows, int64_t token, bool begin) {
   alignas(64) int32_t sums[2][size][kStripRows];
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = begin ? zero_f() : rows.load(token + t); });
   const auto multiply = [&](auto side, int64_t fold) GOSSAMER_LAMBDA {
     zero_tile<kSums + side>();
-    load_tile<kLeft + side>(x + fold * fold_columns * size, fold_columns);
-    load_tile<kRight + side>(panel.codes[fold * fold_columns / 4], 64);
+    load_tile<kLeft + side>(x + fold * kTileColumns * size, kTileColumns);
+    load_tile<kRight + side>(panel.codes[fold * kTileColumns / 4], 64);
     multiply_tiles<kSums + side, kLeft + side, kRight + side>();
     store_tile<kSums + side>(sums[side], 64);
   };
   const auto add = [&](auto side, int64_t fold) GOSSAMER_LAMBDA {
-    const int64_t step = fold * fold_columns / kStepColumns;
+    const int64_t step = fold * kTileColumns / kStepColumns;
     const F16 scale = load_f(panel.scale[step]);
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
       const F16 sum = to_float(load_b(reinterpret_cast<const uint8_t*>(sums[side][t])));
       total[t] = fma_f(sum, mul_f(scale, set1_f(x_scale[fold * size + t])), total[t]);
-      if constexpr (asymmetric) total[t] = fma_f(load_f(panel.offset[step]), set1_f(x_sum[fold * size + t]), total[t]);
+      if constexpr (asymmetric)
+        total[t] = fma_f(load_f(panel.offset[step]), set1_f(x_sum[fold * size + t]), total[t]);
     });
   };
   multiply(Const<0>{}, 0);
@@ -93,23 +94,27 @@ struct TileSweep {
   float* y;
   mutable int configured = 0;
 
-  TileSweep(const Shape& shape, const Activations& activations, float* out) : m(shape), act(activations), y(out) {}
+  TileSweep(const Shape& shape, const Activations& activations, float* out)
+      : m(shape), act(activations), y(out) {}
   TileSweep(const TileSweep&) = delete;
   ~TileSweep() { asm volatile("tilerelease"); }
 
-  void operator()(const TilePanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first, int64_t last) const {
+  void operator()(const TilePanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first,
+                  int64_t last) const {
     const Rows rows(m, y, strip);
-    const int64_t width = m.padded_columns(), folds = columns / act.fold_columns;
+    const int64_t width = m.padded_columns(), folds = columns / kTileColumns;
     for (int64_t t = first; t < last; t += kTileTokens) {
       const int size = static_cast<int>(smaller(kTileTokens, act.tokens - t));
-      if (size != configured) TileConfig(configured = size, act.fold_columns).load();
+      if (size != configured) TileConfig(configured = size).load();
       const uint8_t* x = act.codes + t * width + column * size;
-      const int64_t fold = (t * width + column * size) / act.fold_columns;
+      const int64_t fold = (t * width + column * size) / kTileColumns;
       with_size(size, [&](auto tokens) GOSSAMER_LAMBDA {
         if (panel.asymmetric)
-          sweep_tiles<tokens, true>(panel, x, act.scales + fold, act.sums + fold, folds, act.fold_columns, rows, t, column == 0);
+          sweep_tiles<tokens, true>(panel, x, act.scales + fold, act.sums + fold, folds, rows, t,
+                                    column == 0);
         else
-          sweep_tiles<tokens, false>(panel, x, act.scales + fold, act.sums + fold, folds, act.fold_columns, rows, t, column == 0);
+          sweep_tiles<tokens, false>(panel, x, act.scales + fold, act.sums + fold, folds, rows, t,
+                                     column == 0);
       });
     }
   }
@@ -124,9 +129,11 @@ struct NMDecoder {
   Cursor begin(int64_t strip) const { return m.codes + strip * m.windows() * m.planes * 64; }
 };
 
-void fill_panel(const NMDecoder& decoder, const uint8_t*& codes, int64_t strip, int64_t column, int64_t columns, TilePanel& panel) {
+void fill_panel(const NMDecoder& decoder, const uint8_t*& codes, int64_t strip, int64_t column,
+                int64_t columns, TilePanel& panel) {
   const Scales scales(decoder.m, strip);
-  const B64 values = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+  const B64 values =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
   const B64 slots = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
   const B64 lanes = _mm512_set1_epi32(0x03020100);
   panel.asymmetric = false;
@@ -136,7 +143,8 @@ void fill_panel(const NMDecoder& decoder, const uint8_t*& codes, int64_t strip, 
     B64 quads[4] = {set1_b(0), set1_b(0), set1_b(0), set1_b(0)};
     for (int plane = 0; plane < decoder.m.planes; ++plane, codes += 64) {
       prefetch<1>(codes, kAhead);
-      const B64 raw = load_b(codes), index = low_nibbles(raw), value = shuffle16(values, low_nibbles(right_words<4>(raw)));
+      const B64 raw = load_b(codes), index = low_nibbles(raw),
+                value = shuffle16(values, low_nibbles(right_words<4>(raw)));
       unroll<4>([&](auto slot) GOSSAMER_LAMBDA {
         const B64 pick = or_b(slots, set1_b(slot)), at = shuffle16(index, pick), w = shuffle16(value, pick);
         unroll<4>([&](auto q) GOSSAMER_LAMBDA {

@@ -14,7 +14,9 @@ constexpr float kNever = -1e30f;  // smaller than any score, and finite: differe
 
 enum class Cells { float16, int8, float32 };
 
-constexpr int64_t cell_bytes(Cells cells) { return cells == Cells::float32 ? 4 : cells == Cells::float16 ? 2 : 1; }
+constexpr int64_t cell_bytes(Cells cells) {
+  return cells == Cells::float32 ? 4 : cells == Cells::float16 ? 2 : 1;
+}
 
 template <Cells cells> GOSSAMER_INLINE F16 load_cells(const uint8_t* data, int64_t index) {
   if constexpr (cells == Cells::float32) return load_f(reinterpret_cast<const float*>(data) + index);
@@ -44,7 +46,8 @@ GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t][0] = acc[t][1] = zero_f(); });
   for (int64_t d = 0; d < shape.head_dim; ++d, query += size) {
     if constexpr (size <= kFewRows) __builtin_prefetch(block.values + d * row_bytes);
-    const F16 k0 = load_cells<cells>(block.keys, d * kCacheTokens), k1 = load_cells<cells>(block.keys, d * kCacheTokens + 16);
+    const F16 k0 = load_cells<cells>(block.keys, d * kCacheTokens),
+              k1 = load_cells<cells>(block.keys, d * kCacheTokens + 16);
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
       const F16 q = set1_f(query[t]);
       acc[t][0] = fma_f(k0, q, acc[t][0]);
@@ -63,8 +66,8 @@ GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block
 // block that comes then, of the same size as these values.
 template <int size, Cells cells, int width>
 GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_t column, int tokens,
-                                const float weights[][kCacheTokens], const float* correction, const uint8_t* next,
-                                float out[][kLargestHead]) {
+                                const float weights[][kCacheTokens], const float* correction,
+                                const uint8_t* next, float out[][kLargestHead]) {
   F16 acc[size][width];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA {
     unroll<width>([&](auto w) GOSSAMER_LAMBDA {
@@ -150,15 +153,16 @@ void attend_block_rows(const AttentionRows& a) {
   for (int t = 0; t < rows; ++t) {
     first = smaller(a.first[t], first);
     last = -smaller(-a.last[t], -last);
-    for (int64_t d = 0; d < head_dim; ++d) out[t][d] = 0, query[t / size][d * size + t % size] = a.query[t][d] * a.scale;
+    for (int64_t d = 0; d < head_dim; ++d)
+      out[t][d] = 0, query[t / size][d * size + t % size] = a.query[t][d] * a.scale;
   }
   for (int64_t b = first / kCacheTokens; b * kCacheTokens < last; ++b) {
     BlockView block(a.shape, a.base + a.blocks[b] * a.block_bytes);
     const int64_t start = b * kCacheTokens;
     const int tokens = static_cast<int>(smaller(kCacheTokens, last - start));
     const uint8_t* next = start + kCacheTokens < last ? a.base + a.blocks[b + 1] * a.block_bytes
-                          : a.next != nullptr             ? a.next
-                                                          : block.keys;
+                          : a.next != nullptr         ? a.next
+                                                      : block.keys;
     if constexpr (parts > 1) floats.fill<stored>(a.shape, block);
     for (int part = 0; part < parts; ++part) {
       const int row = part * size;
@@ -203,7 +207,9 @@ template <Cells cells> void attend_cells(const AttentionRows& all) {
   }
 }
 
-void attend_rows(const AttentionRows& a) { a.shape.int8 ? attend_cells<Cells::int8>(a) : attend_cells<Cells::float16>(a); }
+void attend_rows(const AttentionRows& a) {
+  a.shape.int8 ? attend_cells<Cells::int8>(a) : attend_cells<Cells::float16>(a);
+}
 
 // ---- writing --------------------------------------------------------------------------------------------------------
 

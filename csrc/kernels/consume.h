@@ -21,7 +21,9 @@ struct Scales {
         group_columns(m.group_columns()) {}
 
   // Columns of padding belong to the last group; their activations are zero.
-  GOSSAMER_INLINE int64_t group_of(int64_t column) const { return smaller(column / group_columns, groups - 1); }
+  GOSSAMER_INLINE int64_t group_of(int64_t column) const {
+    return smaller(column / group_columns, groups - 1);
+  }
   GOSSAMER_INLINE F16 of(int64_t group, float unit) const {
     const F16 s = load_half(scale + group * kStripRows);
     return unit == 1.0f ? s : mul_f(s, set1_f(unit));

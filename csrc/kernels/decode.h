@@ -20,7 +20,8 @@ constexpr int kStepQuads = kStepColumns / 4;
 template <int lines> GOSSAMER_INLINE void prefetch(const uint8_t* p, int64_t ahead) {
   unroll<lines>([&](auto i) GOSSAMER_LAMBDA { __builtin_prefetch(p + ahead + 64 * i); });
 }
-constexpr int64_t kAhead = 5120;  // a strip of 640 int4 columns: it arrives while the one before is multiplied
+constexpr int64_t kAhead =
+    5120;  // a strip of 640 int4 columns: it arrives while the one before is multiplied
 
 // table[i] = i - zero, or the two's complement of the nibble i.
 GOSSAMER_INLINE F16 code_table(int zero) {
@@ -41,8 +42,8 @@ struct IntegerDecoder {
   static constexpr bool kSmall = bits <= 7;  // no pair of products overflows 16 bits
   static constexpr bool kLookup = bits <= 4;
   static constexpr float kUnit = kLookup ? 1.0f : kColumnUnit;
-  static constexpr bool k8 = bits == 8, k4 = bits >= 4 && bits < 8, k2 = bits == 2 || bits == 3 || bits == 6 || bits == 7,
-                        k1 = bits & 1;
+  static constexpr bool k8 = bits == 8, k4 = bits >= 4 && bits < 8,
+                        k2 = bits == 2 || bits == 3 || bits == 6 || bits == 7, k1 = bits & 1;
 
   struct Cursor { const uint8_t *c8, *c4, *c2, *c1; };
 

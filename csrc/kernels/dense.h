@@ -12,8 +12,8 @@ namespace {
 
 // Up to so many tokens int8 weights are decoded again for each block: cheaper than through memory.
 constexpr int kRegisterTokens = kLargestBlock >= 12 ? 24 : 1;
-constexpr int64_t kMaxSweepStrips = 64;             // strips per call when there are more tokens than one
-constexpr int64_t kSweepBytes = 768 * 1024;         // activations that stay in L2 while the strips pass by
+constexpr int64_t kMaxSweepStrips = 64;      // strips per call when there are more tokens than one
+constexpr int64_t kSweepBytes = 768 * 1024;  // activations that stay in L2 while the strips pass by
 
 // ---- one token ------------------------------------------------------------------------------------------------------
 
@@ -49,7 +49,8 @@ void matvec_float(const Decoder& decoder, const Activations& act, float* y, int6
 template <class Decoder, int fold_steps, int size>
 void block_int8(const Decoder& decoder, const Activations& act, int64_t token, float* y, int64_t strip) {
   const Shape& m = decoder.m;
-  constexpr bool two_sums = kHighShift != 0 && size <= 4;  // for more tokens one shift a quad is cheaper than the registers
+  constexpr bool two_sums =
+      kHighShift != 0 && size <= 4;  // for more tokens one shift a quad is cheaper than the registers
   constexpr int64_t fold_columns = fold_steps * kStepColumns;
   const int64_t folds = m.padded_columns() / fold_columns, group_folds = m.group_columns() / fold_columns;
   const Scales scales(m, strip);
@@ -82,9 +83,7 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
       });
       if (!scales.minimum) continue;
       const F16 offset = mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero));
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        total[t] = fma_f(offset, set1_f(x_sum[t]), total[t]);
-      });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = fma_f(offset, set1_f(x_sum[t]), total[t]); });
     }
   }
   const Rows rows(m, y, strip);
@@ -107,8 +106,8 @@ struct FloatPanel {
 };
 
 template <class Decoder>
-void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column, int64_t columns,
-                FloatPanel& panel) {
+void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column,
+                int64_t columns, FloatPanel& panel) {
   const Scales scales(decoder.m, strip);
   for (int64_t done = 0; done < columns; done += kStepColumns) {
     F16 scale = set1_f(1), offset = zero_f();
@@ -127,7 +126,8 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
 }
 
 template <int size>
-void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const Rows& rows, int64_t token, bool begin) {
+void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const Rows& rows, int64_t token,
+                 bool begin) {
   constexpr int chains = size >= 8 ? 1 : size >= 4 ? 2 : 4;  // enough independent sums to hide the latency
   F16 acc[chains][size];
   unroll<chains * size>([&](auto i) GOSSAMER_LAMBDA { acc[i / size][i % size] = zero_f(); });
@@ -135,7 +135,8 @@ void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const
   for (int64_t k = 0; k < columns; k += chains) {
     unroll<chains>([&](auto c) GOSSAMER_LAMBDA {
       const F16 w = load_f(panel.weights[k + c]);
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[c][t] = fma_f(w, set1_f(x[(k + c) * size + t]), acc[c][t]); });
+      unroll<size>([&](auto t)
+                       GOSSAMER_LAMBDA { acc[c][t] = fma_f(w, set1_f(x[(k + c) * size + t]), acc[c][t]); });
     });
   }
   unroll<size>([&](auto t) GOSSAMER_LAMBDA {
@@ -156,15 +157,17 @@ struct CodePanel {
 using IntegerPanel = CodePanel<false>;
 
 template <class Decoder, bool is_signed>
-void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column, int64_t columns,
-                CodePanel<is_signed>& panel) {
+void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column,
+                int64_t columns, CodePanel<is_signed>& panel) {
   const Scales scales(decoder.m, strip);
   panel.small = Decoder::kSmall;
   panel.asymmetric = scales.minimum != nullptr;
   for (int64_t done = 0; done < columns; done += kStepColumns) {
     const int64_t group = scales.group_of(column + done), step = done / kStepColumns;
     store_f(panel.scale[step], scales.of(group, 1.0f));
-    if (panel.asymmetric) store_f(panel.offset[step], mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero)));
+    if (panel.asymmetric)
+      store_f(panel.offset[step],
+              mul_f(scales.offset(group, Decoder::kZero), set1_f(-1.0f / Decoder::kZero)));
     decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
       const B64 code = right_words<shift>(u);
       store_b(panel.codes[done / 4 + q], is_signed ? sub_b(code, set1_b(Decoder::kZero)) : code);
@@ -173,28 +176,31 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
 }
 
 template <int size, bool small, bool asymmetric>
-void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_start, const float* x_sum,
-                 int64_t columns, int fold_columns, const Rows& rows, int64_t token, bool begin) {
+void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_start,
+                 const float* x_sum, int64_t columns, int fold_columns, const Rows& rows, int64_t token,
+                 bool begin) {
   constexpr int unrolled = kLargestBlock >= 12 ? kStepQuads : 1;  // quads
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = begin ? zero_f() : rows.load(token + t); });
-  const uint8_t(*codes)[64] = panel.codes;
-  for (int64_t column = 0; column < columns; column += fold_columns, x_scale += size, x_start += size, x_sum += size) {
+  const uint8_t (*codes)[64] = panel.codes;
+  for (int64_t column = 0; column < columns;
+       column += fold_columns, x_scale += size, x_start += size, x_sum += size) {
     I16 acc[size];
     unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(x_start[t]); });
     for (int quad = 0; quad < fold_columns / 4; quad += unrolled, codes += unrolled, x += 4 * unrolled * size)
       unroll<unrolled>([&](auto q) GOSSAMER_LAMBDA {
         const B64 u = load_b(codes[q]);
-        unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = dot_word<small>(acc[t], u, x + 4 * (q * size + t)); });
+        unroll<size>([&](auto t)
+                         GOSSAMER_LAMBDA { acc[t] = dot_word<small>(acc[t], u, x + 4 * (q * size + t)); });
       });
     const int64_t step = column / kStepColumns;
     const F16 scale = load_f(panel.scale[step]);
-    unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]); });
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+      total[t] = fma_f(to_float(acc[t]), mul_f(scale, set1_f(x_scale[t])), total[t]);
+    });
     if constexpr (asymmetric) {
       const F16 offset = load_f(panel.offset[step]);
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-        total[t] = fma_f(offset, set1_f(x_sum[t]), total[t]);
-      });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = fma_f(offset, set1_f(x_sum[t]), total[t]); });
     }
   }
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { rows.store(token + t, total[t]); });
@@ -217,8 +223,8 @@ struct Sweep {
   const Activations& act;
   float* y;
 
-  GOSSAMER_INLINE void operator()(const FloatPanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first,
-                                  int64_t last) const {
+  GOSSAMER_INLINE void operator()(const FloatPanel& panel, int64_t strip, int64_t column, int64_t columns,
+                                  int64_t first, int64_t last) const {
     const Rows rows(m, y, strip);
     for_blocks(first, last, act.tokens, [&](auto size, int64_t t) {
       const float* x = act.x + t * m.padded_columns() + column * size;
@@ -226,14 +232,15 @@ struct Sweep {
     });
   }
 
-  GOSSAMER_INLINE void operator()(const IntegerPanel& panel, int64_t strip, int64_t column, int64_t columns, int64_t first,
-                                  int64_t last) const {
+  GOSSAMER_INLINE void operator()(const IntegerPanel& panel, int64_t strip, int64_t column, int64_t columns,
+                                  int64_t first, int64_t last) const {
     const Rows rows(m, y, strip);
     for_blocks(first, last, act.tokens, [&](auto size, int64_t t) {
       const uint8_t* x = act.codes + t * m.padded_columns() + column * size;
       const int64_t fold = t * (m.padded_columns() / act.fold_columns) + column / act.fold_columns * size;
       const float* scales = act.scales + fold;
-      sweep_some<size>(panel, x, scales, act.starts + fold, act.sums + fold, columns, act.fold_columns, rows, t, column == 0);
+      sweep_some<size>(panel, x, scales, act.starts + fold, act.sums + fold, columns, act.fold_columns, rows,
+                       t, column == 0);
     });
   }
 };
@@ -265,7 +272,8 @@ void matmul_panels(const Decoder& decoder, const Activations& act, float* y, int
 }
 
 template <class Decoder>
-void matmul_dense(const Decoder& decoder, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+void matmul_dense(const Decoder& decoder, const Activations& act, bool int8, float* y, int64_t first,
+                  int64_t last) {
   if constexpr (Decoder::kScaled)
     if (int8 && act.tokens <= kRegisterTokens) {
       if (act.fold_columns == 64) few_int8<Decoder, 2>(decoder, act, y, first, last);

@@ -104,7 +104,9 @@ float largest(const float* x, int64_t size) {
   for (F16& each : most) each = set1_f(-__builtin_inff());
   int64_t i = 0;
   for (; i + 4 * kLanes <= size; i += 4 * kLanes)
-    unroll<4>([&](auto k) GOSSAMER_LAMBDA { most[k] = max_f(load_f(x + i + kLanes * k), most[k]); });  // NaN: the second
+    unroll<4>([&](auto k) GOSSAMER_LAMBDA {
+      most[k] = max_f(load_f(x + i + kLanes * k), most[k]);
+    });  // NaN: the second
   float result = reduce_max_f(max_f(max_f(most[0], most[1]), max_f(most[2], most[3])));
   for (; i < size; ++i) result = x[i] > result ? x[i] : result;
   return result;

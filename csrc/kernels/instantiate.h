@@ -11,7 +11,8 @@
 namespace gossamer {
 namespace {
 
-void run_integer(const IntegerView& m, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+void run_integer(const IntegerView& m, const Activations& act, bool int8, float* y, int64_t first,
+                 int64_t last) {
   switch (m.bits) {
     case 2: return matmul_dense(IntegerDecoder<2>(m), act, int8, y, first, last);
     case 3: return matmul_dense(IntegerDecoder<3>(m), act, int8, y, first, last);
@@ -23,12 +24,14 @@ void run_integer(const IntegerView& m, const Activations& act, bool int8, float*
   }
 }
 
-void run_bitmask(const BitmaskView& m, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+void run_bitmask(const BitmaskView& m, const Activations& act, bool int8, float* y, int64_t first,
+                 int64_t last) {
   switch (m.kind) {
     case Values::nibble: return matmul_dense(BitmaskDecoder<Values::nibble>(m), act, int8, y, first, last);
     case Values::int8: return matmul_dense(BitmaskDecoder<Values::int8>(m), act, int8, y, first, last);
     case Values::float16: return matmul_dense(BitmaskDecoder<Values::float16>(m), act, int8, y, first, last);
-    case Values::bfloat16: return matmul_dense(BitmaskDecoder<Values::bfloat16>(m), act, int8, y, first, last);
+    case Values::bfloat16:
+      return matmul_dense(BitmaskDecoder<Values::bfloat16>(m), act, int8, y, first, last);
     case Values::float32: return matmul_dense(BitmaskDecoder<Values::float32>(m), act, int8, y, first, last);
   }
 }
@@ -44,8 +47,8 @@ void run_nm(const NMView& m, const Activations& act, bool int8, float* y, int64_
 }
 
 constexpr KernelTable make_table(const char* name) {
-  return {name, kLargestBlock, quantize, run_integer, run_bitmask, run_nm,
-          run_row_major, norm_row, gate_row, add_row, largest, rotate_head, append_cache, attend_rows};
+  return {name,     kLargestBlock, quantize, run_integer, run_bitmask, run_nm,       run_row_major,
+          norm_row, gate_row,      add_row,  largest,     rotate_head, append_cache, attend_rows};
 }
 
 }  // namespace

@@ -32,8 +32,7 @@ struct NMPlane {
       unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = lookup(table, dwords<8 * j + 4>(raw)); });
     else if constexpr (kind == Values::int8)
       unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = column<j>(load_b(values)); });
-    else
-      load_half_columns<kind == Values::bfloat16>(values, v);
+    else load_half_columns<kind == Values::bfloat16>(values, v);
   }
   GOSSAMER_INLINE B64 indices() const { return kind == Values::nibble ? low_nibbles(raw) : raw; }
   static constexpr float kByteUnit = kind == Values::nibble ? kNibbleUnit : 1.0f;
@@ -77,7 +76,8 @@ void nm_float(const NMView& m, const Activations& act, int64_t token, float* y, 
 // Activations are unsigned (code + 128): what is counted too much is 128 * sum(w), the same for all tokens.
 template <Values kind, int planes, int size>
 void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, int64_t strip) {
-  const int64_t folds = m.padded_columns() / act.fold_columns, group_folds = m.group_columns() / act.fold_columns;
+  const int64_t folds = m.padded_columns() / act.fold_columns,
+                group_folds = m.group_columns() / act.fold_columns;
   const Scales scales(m, strip);
   const uint8_t* x = act.codes + token * m.padded_columns();
   const float* x_scale = act.scales + token * folds;
@@ -91,7 +91,8 @@ void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, i
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
     for (; fold < end; ++fold, x_scale += size) {
       I16 weights = set1_i(0);
-      for (int p = 0; p < fold_windows * planes; ++p) weights = dot_small(weights, ones, NMPlane<kind>(m, plane + p).bytes());
+      for (int p = 0; p < fold_windows * planes; ++p)
+        weights = dot_small(weights, ones, NMPlane<kind>(m, plane + p).bytes());
       const I16 start = sub_i(set1_i(0), left_i<7>(weights));
       I16 acc[size];
       unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = start; });

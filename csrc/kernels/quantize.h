@@ -46,7 +46,8 @@ GOSSAMER_INLINE void store_codes(const QuantizePlan& plan, I16 code, int64_t col
 
 // The run that begins at `column` of a row, of which `padded` takes a copy where it goes beyond the last column.
 template <int run>
-GOSSAMER_INLINE const float* run_at(const QuantizePlan& plan, const float* row, int64_t column, float padded[run]) {
+GOSSAMER_INLINE const float* run_at(const QuantizePlan& plan, const float* row, int64_t column,
+                                    float padded[run]) {
   const int64_t left = plan.columns - column;
   if (left >= run) return row + column;
   for (int64_t i = 0; i < run; ++i) padded[i] = i < left ? row[column + i] : 0.0f;
@@ -65,8 +66,8 @@ template <int run> GOSSAMER_INLINE float largest_magnitude(const float* x) {
 
 // One run of columns that share a scale, for token t; the run begins at `column`.
 template <int run>
-GOSSAMER_INLINE void quantize_run(const QuantizePlan& plan, const float* x, float scale, float inverse, int64_t column,
-                                  int t, uint8_t* codes, float* scales, int32_t* starts) {
+GOSSAMER_INLINE void quantize_run(const QuantizePlan& plan, const float* x, float scale, float inverse,
+                                  int64_t column, int t, uint8_t* codes, float* scales, int32_t* starts) {
   I16 code[run / 16];
   for (I16& c : code) c = set1_i(0);
   if (scale > 0) quantize_vectors<run / 16>(x, scale, inverse, code);
@@ -84,7 +85,8 @@ GOSSAMER_INLINE void quantize_run(const QuantizePlan& plan, const float* x, floa
 
 // Sixteen runs at a time: first all scales, then all codes, so that no run waits for the divisions of another.
 template <int run>
-void quantize_row(const QuantizePlan& plan, const float* row, int t, uint8_t* codes, float* scales, int32_t* starts) {
+void quantize_row(const QuantizePlan& plan, const float* row, int t, uint8_t* codes, float* scales,
+                  int32_t* starts) {
   alignas(64) float padded[run], scale[16] = {}, inverse[16];
   for (int64_t begin = 0; begin < plan.padded_columns; begin += 16 * run) {
     const int64_t left = (plan.padded_columns - begin) / run;
@@ -96,7 +98,8 @@ void quantize_row(const QuantizePlan& plan, const float* row, int t, uint8_t* co
     store_f(inverse, div_f(set1_f(1.0f), all));
     for (int r = 0; r < count; ++r) {
       const int64_t column = begin + r * run;
-      quantize_run<run>(plan, run_at<run>(plan, row, column, padded), scale[r], inverse[r], column, t, codes, scales, starts);
+      quantize_run<run>(plan, run_at<run>(plan, row, column, padded), scale[r], inverse[r], column, t, codes,
+                        scales, starts);
     }
   }
 }

@@ -9,12 +9,14 @@ namespace {
 
 template <Values kind> GOSSAMER_INLINE F16 load_values(const uint8_t* data, int64_t index) {
   if constexpr (kind == Values::float16) return load_half(reinterpret_cast<const uint16_t*>(data) + index);
-  else if constexpr (kind == Values::bfloat16) return load_brain(reinterpret_cast<const uint16_t*>(data) + index);
+  else if constexpr (kind == Values::bfloat16)
+    return load_brain(reinterpret_cast<const uint16_t*>(data) + index);
   else return load_f(reinterpret_cast<const float*>(data) + index);
 }
 
 // Sixteen values of which `count` lie inside the row.
-template <Values kind> GOSSAMER_INLINE F16 load_values_some(const uint8_t* data, int64_t index, int64_t count) {
+template <Values kind> GOSSAMER_INLINE F16 load_values_some(const uint8_t* data, int64_t index,
+                                                            int64_t count) {
   if (count >= kLanes) return load_values<kind>(data, index);
   uint8_t bytes[64] = {};
   const size_t width = kind == Values::float32 ? 4 : 2;
@@ -24,7 +26,8 @@ template <Values kind> GOSSAMER_INLINE F16 load_values_some(const uint8_t* data,
 
 // Sixteen values, of which those beyond the row are multiplied by the zeros of padded activations: the rows after this
 // one serve, and only at the end of the matrix must the values be counted.
-template <Values kind> GOSSAMER_INLINE F16 load_values_padded(const DenseView& m, int64_t row, int64_t column) {
+template <Values kind> GOSSAMER_INLINE F16 load_values_padded(const DenseView& m, int64_t row,
+                                                              int64_t column) {
   const int64_t at = row * m.columns + column;
   return at + kLanes <= m.rows * m.columns ? load_values<kind>(m.data, at)
                                            : load_values_some<kind>(m.data, at, m.columns - column);
@@ -61,7 +64,8 @@ void fill_rows(const DenseView& m, int64_t strip, int64_t column, int64_t column
       float lanes[kLanes] = {};
       const int64_t left = m.columns - column - k;
       if (r < rows && left > 0)
-        store_f(lanes, load_values_some<kind>(m.data, (strip * kStripRows + r) * m.columns + column + k, left));
+        store_f(lanes,
+                load_values_some<kind>(m.data, (strip * kStripRows + r) * m.columns + column + k, left));
       for (int64_t i = 0; i < kLanes; ++i) panel.weights[k + i][r] = lanes[i];
     }
 }

@@ -36,7 +36,8 @@ GOSSAMER_INLINE F16 min_f(F16 x, F16 y) { return {_mm256_min_ps(x.a, y.a), _mm25
 GOSSAMER_INLINE F16 max_f(F16 x, F16 y) { return {_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)}; }
 GOSSAMER_INLINE bool any_above(F16 x, float bound) {
   const __m256 limit = _mm256_set1_ps(bound);
-  return _mm256_movemask_ps(_mm256_or_ps(_mm256_cmp_ps(x.a, limit, _CMP_GT_OQ), _mm256_cmp_ps(x.b, limit, _CMP_GT_OQ))) != 0;
+  return _mm256_movemask_ps(
+             _mm256_or_ps(_mm256_cmp_ps(x.a, limit, _CMP_GT_OQ), _mm256_cmp_ps(x.b, limit, _CMP_GT_OQ))) != 0;
 }
 GOSSAMER_INLINE bool any_magnitude_above(F16 x, float bound) {
   const __m256 sign = _mm256_set1_ps(-0.0f), limit = _mm256_set1_ps(bound);
@@ -52,13 +53,18 @@ GOSSAMER_INLINE F16 load_half(const uint16_t* p) {
 GOSSAMER_INLINE I16 set1_i(int v) { return {_mm256_set1_epi32(v), _mm256_set1_epi32(v)}; }
 GOSSAMER_INLINE I16 add_i(I16 x, I16 y) { return {_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b)}; }
 GOSSAMER_INLINE I16 sub_i(I16 x, I16 y) { return {_mm256_sub_epi32(x.a, y.a), _mm256_sub_epi32(x.b, y.b)}; }
-template <int n> GOSSAMER_INLINE I16 left_i(I16 x) { return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)}; }
-template <int n> GOSSAMER_INLINE I16 right_i(I16 x) { return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)}; }
+template <int n> GOSSAMER_INLINE I16 left_i(I16 x) {
+  return {_mm256_slli_epi32(x.a, n), _mm256_slli_epi32(x.b, n)};
+}
+template <int n> GOSSAMER_INLINE I16 right_i(I16 x) {
+  return {_mm256_srai_epi32(x.a, n), _mm256_srai_epi32(x.b, n)};
+}
 GOSSAMER_INLINE F16 to_float(I16 x) { return {_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
 
 GOSSAMER_INLINE I16 magnitude_bits(F16 x) {
   const __m256i magnitude = _mm256_set1_epi32(0x7FFFFFFF);
-  return {_mm256_and_si256(_mm256_castps_si256(x.a), magnitude), _mm256_and_si256(_mm256_castps_si256(x.b), magnitude)};
+  return {_mm256_and_si256(_mm256_castps_si256(x.a), magnitude),
+          _mm256_and_si256(_mm256_castps_si256(x.b), magnitude)};
 }
 GOSSAMER_INLINE I16 max_i(I16 x, I16 y) { return {_mm256_max_epi32(x.a, y.a), _mm256_max_epi32(x.b, y.b)}; }
 GOSSAMER_INLINE void store_i(int* p, I16 x) {
@@ -112,7 +118,8 @@ GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) {
 }
 // The upper nibble of each byte as a signed value of -8 to 7: small, so that no pair of products can saturate.
 GOSSAMER_INLINE B64 nibble_values(B64 x) {
-  const __m256i table = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
+  const __m256i table =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
   return shuffle16({table, table}, high_nibbles(x));
 }
 
@@ -120,10 +127,13 @@ template <int bits> GOSSAMER_INLINE I16 dwords(B64 x) {
   return {_mm256_srli_epi32(x.a, bits), _mm256_srli_epi32(x.b, bits)};
 }
 GOSSAMER_INLINE __m256 lookup_half(F16 table, __m256i index) {
-  const __m256 low = _mm256_permutevar8x32_ps(table.a, index), high = _mm256_permutevar8x32_ps(table.b, index);
+  const __m256 low = _mm256_permutevar8x32_ps(table.a, index),
+               high = _mm256_permutevar8x32_ps(table.b, index);
   return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
-GOSSAMER_INLINE F16 lookup(F16 table, I16 index) { return {lookup_half(table, index.a), lookup_half(table, index.b)}; }
+GOSSAMER_INLINE F16 lookup(F16 table, I16 index) {
+  return {lookup_half(table, index.a), lookup_half(table, index.b)};
+}
 template <int j> GOSSAMER_INLINE __m256 column_half(__m256i x) {
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(x, 24 - 8 * j), 24));
 }
@@ -139,7 +149,9 @@ GOSSAMER_INLINE __m256i dot_half(__m256i acc, __m256i u, __m256i s) {
   acc = _mm256_add_epi32(acc, _mm256_madd_epi16(rest, _mm256_set1_epi16(1)));
   return _mm256_add_epi32(acc, _mm256_madd_epi16(top, _mm256_set1_epi16(128)));
 }
-GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) { return {dot_half(acc.a, u.a, s.a), dot_half(acc.b, u.b, s.b)}; }
+GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) {
+  return {dot_half(acc.a, u.a, s.a), dot_half(acc.b, u.b, s.b)};
+}
 GOSSAMER_INLINE I16 dot_small(I16 acc, B64 u, B64 s) {
   return {dot_half_small(acc.a, u.a, s.a), dot_half_small(acc.b, u.b, s.b)};
 }
@@ -167,7 +179,8 @@ struct SpreadTable {
   alignas(64) uint8_t lane[256][8];
   constexpr SpreadTable() : lane{} {
     for (int mask = 0; mask < 256; ++mask)
-      for (int i = 0, next = 0; i < 8; ++i) lane[mask][i] = (mask >> i) & 1 ? static_cast<uint8_t>(next++) : 0x80;
+      for (int i = 0, next = 0; i < 8; ++i)
+        lane[mask][i] = (mask >> i) & 1 ? static_cast<uint8_t>(next++) : 0x80;
   }
 };
 constexpr SpreadTable kSpread;
@@ -227,10 +240,13 @@ GOSSAMER_INLINE float reduce_max_f(F16 x) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
-GOSSAMER_INLINE F16 load_brain(const uint16_t* p) { return {widen<true>(load_128(p)), widen<true>(load_128(p + 8))}; }
+GOSSAMER_INLINE F16 load_brain(const uint16_t* p) {
+  return {widen<true>(load_128(p)), widen<true>(load_128(p + 8))};
+}
 GOSSAMER_INLINE F16 load_int8(const int8_t* p) {
   const __m128i bytes = load_128(p);
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)), _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
 }
 GOSSAMER_INLINE void store_half(uint16_t* p, F16 v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT));

@@ -35,7 +35,9 @@ GOSSAMER_INLINE F16 sub_f(F16 a, F16 b) { return _mm512_sub_ps(a, b); }
 GOSSAMER_INLINE F16 div_f(F16 a, F16 b) { return _mm512_div_ps(a, b); }
 GOSSAMER_INLINE F16 min_f(F16 a, F16 b) { return _mm512_min_ps(a, b); }
 GOSSAMER_INLINE F16 max_f(F16 a, F16 b) { return _mm512_max_ps(a, b); }
-GOSSAMER_INLINE bool any_above(F16 a, float bound) { return _mm512_cmp_ps_mask(a, set1_f(bound), _CMP_GT_OQ) != 0; }
+GOSSAMER_INLINE bool any_above(F16 a, float bound) {
+  return _mm512_cmp_ps_mask(a, set1_f(bound), _CMP_GT_OQ) != 0;
+}
 GOSSAMER_INLINE bool any_magnitude_above(F16 a, float bound) {
   return _mm512_cmp_ps_mask(_mm512_abs_ps(a), set1_f(bound), _CMP_GT_OQ) != 0;
 }
@@ -50,7 +52,9 @@ template <int n> GOSSAMER_INLINE I16 left_i(I16 a) { return n ? _mm512_slli_epi3
 template <int n> GOSSAMER_INLINE I16 right_i(I16 a) { return n ? _mm512_srai_epi32(a, n) : a; }
 GOSSAMER_INLINE F16 to_float(I16 a) { return _mm512_cvtepi32_ps(a); }
 
-GOSSAMER_INLINE I16 magnitude_bits(F16 a) { return _mm512_and_si512(_mm512_castps_si512(a), set1_i(0x7FFFFFFF)); }
+GOSSAMER_INLINE I16 magnitude_bits(F16 a) {
+  return _mm512_and_si512(_mm512_castps_si512(a), set1_i(0x7FFFFFFF));
+}
 GOSSAMER_INLINE I16 max_i(I16 a, I16 b) { return _mm512_max_epi32(a, b); }
 GOSSAMER_INLINE int reduce_max(I16 a) { return _mm512_reduce_max_epi32(a); }
 GOSSAMER_INLINE int reduce_add(I16 a) { return _mm512_reduce_add_epi32(a); }
@@ -69,7 +73,7 @@ GOSSAMER_INLINE B64 sub_b(B64 a, B64 b) { return _mm512_sub_epi8(a, b); }
 template <int n> GOSSAMER_INLINE B64 right_words(B64 a) { return n ? _mm512_srli_epi16(a, n) : a; }
 template <int n> GOSSAMER_INLINE B64 left_words(B64 a) { return n ? _mm512_slli_epi16(a, n) : a; }
 GOSSAMER_INLINE B64 low_nibbles(B64 a) { return and_b(a, set1_b(0x0F)); }
-GOSSAMER_INLINE B64 high_nibbles(B64 a) { return and_b(a, set1_b(0xF0)); }  // << kHighShift
+GOSSAMER_INLINE B64 high_nibbles(B64 a) { return and_b(a, set1_b(0xF0)); }   // << kHighShift
 GOSSAMER_INLINE B64 nibble_values(B64 a) { return and_b(a, set1_b(0xF0)); }  // signed, / kNibbleUnit
 
 // Sixteen dwords, column j of each moved to the lowest bits (with garbage above).
@@ -131,10 +135,12 @@ template <bool brain> GOSSAMER_INLINE void half_columns(__m512i low, __m512i hig
     c[2] = _mm512_permutex2var_ps(even0, odd, even1);
     c[3] = _mm512_permutex2var_ps(odd0, odd, odd1);
   } else {
-    alignas(64) static constexpr uint16_t kPick[32] = {0,  4,  8,  12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60,
-                                                       1,  5,  9,  13, 17, 21, 25, 29, 33, 37, 41, 45, 49, 53, 57, 61};
+    alignas(64) static constexpr uint16_t kPick[32] = {0,  4,  8,  12, 16, 20, 24, 28, 32, 36, 40,
+                                                       44, 48, 52, 56, 60, 1,  5,  9,  13, 17, 21,
+                                                       25, 29, 33, 37, 41, 45, 49, 53, 57, 61};
     const __m512i first = _mm512_load_si512(kPick), second = _mm512_add_epi16(first, _mm512_set1_epi16(2));
-    const __m512i a = _mm512_permutex2var_epi16(low, first, high), b = _mm512_permutex2var_epi16(low, second, high);
+    const __m512i a = _mm512_permutex2var_epi16(low, first, high),
+                  b = _mm512_permutex2var_epi16(low, second, high);
     c[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(a));
     c[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(a, 1));
     c[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(b));

@@ -28,18 +28,36 @@ template <class V, class F> GOSSAMER_INLINE V each(const F& f) {
   return result;
 }
 
-OPERATION F16 set1_f(float x) { return each<F16>([&](int) { return x; }); }
+OPERATION F16 set1_f(float x) {
+  return each<F16>([&](int) { return x; });
+}
 OPERATION F16 zero_f() { return set1_f(0); }
-OPERATION F16 load_f(const float* p) { return each<F16>([&](int i) { return p[i]; }); }
+OPERATION F16 load_f(const float* p) {
+  return each<F16>([&](int i) { return p[i]; });
+}
 OPERATION void store_f(float* p, F16 x) { std::memcpy(p, x.v, sizeof(x.v)); }
-OPERATION F16 add_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] + y.v[i]; }); }
-OPERATION F16 mul_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] * y.v[i]; }); }
-OPERATION F16 fma_f(F16 x, F16 y, F16 z) { return each<F16>([&](int i) { return x.v[i] * y.v[i] + z.v[i]; }); }
+OPERATION F16 add_f(F16 x, F16 y) {
+  return each<F16>([&](int i) { return x.v[i] + y.v[i]; });
+}
+OPERATION F16 mul_f(F16 x, F16 y) {
+  return each<F16>([&](int i) { return x.v[i] * y.v[i]; });
+}
+OPERATION F16 fma_f(F16 x, F16 y, F16 z) {
+  return each<F16>([&](int i) { return x.v[i] * y.v[i] + z.v[i]; });
+}
 
-OPERATION F16 sub_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] - y.v[i]; }); }
-OPERATION F16 div_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] / y.v[i]; }); }
-OPERATION F16 min_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; }); }
-OPERATION F16 max_f(F16 x, F16 y) { return each<F16>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; }); }
+OPERATION F16 sub_f(F16 x, F16 y) {
+  return each<F16>([&](int i) { return x.v[i] - y.v[i]; });
+}
+OPERATION F16 div_f(F16 x, F16 y) {
+  return each<F16>([&](int i) { return x.v[i] / y.v[i]; });
+}
+OPERATION F16 min_f(F16 x, F16 y) {
+  return each<F16>([&](int i) { return x.v[i] < y.v[i] ? x.v[i] : y.v[i]; });
+}
+OPERATION F16 max_f(F16 x, F16 y) {
+  return each<F16>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; });
+}
 OPERATION bool any_above(F16 x, float bound) {
   bool any = false;
   for (float lane : x.v) any |= lane > bound;
@@ -71,18 +89,32 @@ OPERATION F16 load_half(const uint16_t* p) {
   return each<F16>([&](int i) { return half_to_float(halves[i]); });
 }
 
-OPERATION I16 set1_i(int x) { return each<I16>([&](int) { return x; }); }
-OPERATION I16 add_i(I16 x, I16 y) { return each<I16>([&](int i) { return x.v[i] + y.v[i]; }); }
-OPERATION I16 sub_i(I16 x, I16 y) { return each<I16>([&](int i) { return x.v[i] - y.v[i]; }); }
-template <int n> OPERATION I16 left_i(I16 x) { return each<I16>([&](int i) { return x.v[i] * (1 << n); }); }
-template <int n> OPERATION I16 right_i(I16 x) { return each<I16>([&](int i) { return x.v[i] >> n; }); }
-OPERATION F16 to_float(I16 x) { return each<F16>([&](int i) { return static_cast<float>(x.v[i]); }); }
+OPERATION I16 set1_i(int x) {
+  return each<I16>([&](int) { return x; });
+}
+OPERATION I16 add_i(I16 x, I16 y) {
+  return each<I16>([&](int i) { return x.v[i] + y.v[i]; });
+}
+OPERATION I16 sub_i(I16 x, I16 y) {
+  return each<I16>([&](int i) { return x.v[i] - y.v[i]; });
+}
+template <int n> OPERATION I16 left_i(I16 x) {
+  return each<I16>([&](int i) { return x.v[i] * (1 << n); });
+}
+template <int n> OPERATION I16 right_i(I16 x) {
+  return each<I16>([&](int i) { return x.v[i] >> n; });
+}
+OPERATION F16 to_float(I16 x) {
+  return each<F16>([&](int i) { return static_cast<float>(x.v[i]); });
+}
 OPERATION I16 magnitude_bits(F16 x) {
   I16 bits;
   std::memcpy(bits.v, x.v, 64);
   return each<I16>([&](int i) { return bits.v[i] & 0x7FFFFFFF; });
 }
-OPERATION I16 max_i(I16 x, I16 y) { return each<I16>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; }); }
+OPERATION I16 max_i(I16 x, I16 y) {
+  return each<I16>([&](int i) { return x.v[i] > y.v[i] ? x.v[i] : y.v[i]; });
+}
 OPERATION int reduce_max(I16 x) {
   int result = x.v[0];
   for (int lane : x.v) result = lane > result ? lane : result;
@@ -93,21 +125,39 @@ OPERATION int reduce_add(I16 x) {
   for (int lane : x.v) result += lane;
   return result;
 }
-OPERATION I16 round_f(F16 x) { return each<I16>([&](int i) { return static_cast<int>(std::nearbyintf(x.v[i])); }); }
+OPERATION I16 round_f(F16 x) {
+  return each<I16>([&](int i) { return static_cast<int>(std::nearbyintf(x.v[i])); });
+}
 OPERATION void store_low_bytes(uint8_t* p, I16 x) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(x.v[i]);
 }
 
-OPERATION B64 load_b(const uint8_t* p) { return each<B64>([&](int i) { return p[i]; }); }
+OPERATION B64 load_b(const uint8_t* p) {
+  return each<B64>([&](int i) { return p[i]; });
+}
 OPERATION void store_b(uint8_t* p, B64 x) { std::memcpy(p, x.v, 64); }
-OPERATION B64 set1_b(int x) { return each<B64>([&](int) { return static_cast<uint8_t>(x); }); }
-OPERATION B64 and_b(B64 x, B64 y) { return each<B64>([&](int i) -> uint8_t { return x.v[i] & y.v[i]; }); }
-OPERATION B64 or_b(B64 x, B64 y) { return each<B64>([&](int i) -> uint8_t { return x.v[i] | y.v[i]; }); }
-OPERATION B64 xor_b(B64 x, B64 y) { return each<B64>([&](int i) -> uint8_t { return x.v[i] ^ y.v[i]; }); }
-OPERATION B64 sub_b(B64 x, B64 y) { return each<B64>([&](int i) -> uint8_t { return x.v[i] - y.v[i]; }); }
+OPERATION B64 set1_b(int x) {
+  return each<B64>([&](int) { return static_cast<uint8_t>(x); });
+}
+OPERATION B64 and_b(B64 x, B64 y) {
+  return each<B64>([&](int i) -> uint8_t { return x.v[i] & y.v[i]; });
+}
+OPERATION B64 or_b(B64 x, B64 y) {
+  return each<B64>([&](int i) -> uint8_t { return x.v[i] | y.v[i]; });
+}
+OPERATION B64 xor_b(B64 x, B64 y) {
+  return each<B64>([&](int i) -> uint8_t { return x.v[i] ^ y.v[i]; });
+}
+OPERATION B64 sub_b(B64 x, B64 y) {
+  return each<B64>([&](int i) -> uint8_t { return x.v[i] - y.v[i]; });
+}
 // Byte by byte here: the kernels mask away whatever another instruction set shifts in from the neighbour.
-template <int n> OPERATION B64 right_words(B64 x) { return each<B64>([&](int i) -> uint8_t { return x.v[i] >> n; }); }
-template <int n> OPERATION B64 left_words(B64 x) { return each<B64>([&](int i) -> uint8_t { return x.v[i] << n; }); }
+template <int n> OPERATION B64 right_words(B64 x) {
+  return each<B64>([&](int i) -> uint8_t { return x.v[i] >> n; });
+}
+template <int n> OPERATION B64 left_words(B64 x) {
+  return each<B64>([&](int i) -> uint8_t { return x.v[i] << n; });
+}
 OPERATION B64 low_nibbles(B64 x) { return and_b(x, set1_b(0x0F)); }
 OPERATION B64 high_nibbles(B64 x) { return right_words<4>(x); }
 OPERATION B64 nibble_values(B64 x) {
@@ -117,7 +167,9 @@ OPERATION B64 nibble_values(B64 x) {
 template <int bits> OPERATION I16 dwords(B64 x) {
   return each<I16>([&](int i) { return static_cast<int32_t>(x.v[4 * i + bits / 8] >> (bits % 8)); });
 }
-OPERATION F16 lookup(F16 table, I16 index) { return each<F16>([&](int i) { return table.v[index.v[i] & 15]; }); }
+OPERATION F16 lookup(F16 table, I16 index) {
+  return each<F16>([&](int i) { return table.v[index.v[i] & 15]; });
+}
 template <int j> OPERATION F16 column(B64 x) {
   return each<F16>([&](int i) { return static_cast<float>(static_cast<int8_t>(x.v[4 * i + j])); });
 }
@@ -126,11 +178,15 @@ OPERATION I16 dot(I16 acc, B64 u, B64 s) {
   return acc;
 }
 OPERATION I16 dot_small(I16 acc, B64 u, B64 s) { return dot(acc, u, s); }
-OPERATION B64 broadcast4(const uint8_t* p) { return each<B64>([&](int i) { return p[i & 3]; }); }
+OPERATION B64 broadcast4(const uint8_t* p) {
+  return each<B64>([&](int i) { return p[i & 3]; });
+}
 template <bool small> OPERATION I16 dot_word(I16 acc, B64 u, const uint8_t* p) {
   return small ? dot_small(acc, u, broadcast4(p)) : dot(acc, u, broadcast4(p));
 }
-OPERATION B64 broadcast16(const uint8_t* p) { return each<B64>([&](int i) { return p[i & 15]; }); }
+OPERATION B64 broadcast16(const uint8_t* p) {
+  return each<B64>([&](int i) { return p[i & 15]; });
+}
 OPERATION B64 shuffle16(B64 table, B64 index) {
   return each<B64>([&](int i) { return table.v[(i & 48) | (index.v[i] & 15)]; });
 }
@@ -180,14 +236,19 @@ OPERATION float reduce_max_f(F16 x) {
   for (float lane : x.v) largest = lane > largest ? lane : largest;
   return largest;
 }
-OPERATION F16 load_brain(const uint16_t* p) { return each<F16>([&](int i) { return brain_to_float(p[i]); }); }
-OPERATION F16 load_int8(const int8_t* p) { return each<F16>([&](int i) { return static_cast<float>(p[i]); }); }
+OPERATION F16 load_brain(const uint16_t* p) {
+  return each<F16>([&](int i) { return brain_to_float(p[i]); });
+}
+OPERATION F16 load_int8(const int8_t* p) {
+  return each<F16>([&](int i) { return static_cast<float>(p[i]); });
+}
 // Rounds half to even; what is too large becomes infinity.
 OPERATION uint16_t float_to_half(float x) {
   uint32_t bits;
   std::memcpy(&bits, &x, 4);
   const uint32_t sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7FFFFFFFu;
-  if (magnitude >= 0x7F800000u) return static_cast<uint16_t>(sign | (magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u));
+  if (magnitude >= 0x7F800000u)
+    return static_cast<uint16_t>(sign | (magnitude > 0x7F800000u ? 0x7E00u : 0x7C00u));
   if (magnitude >= 0x477FF000u) return static_cast<uint16_t>(sign | 0x7C00u);
   if (magnitude < 0x38800000u) {  // below the normal numbers: a multiple of 2^-24
     const float units = std::nearbyintf(std::fabs(x) * 0x1p24f);

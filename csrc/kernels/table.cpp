@@ -49,18 +49,17 @@ bool tiles_pay() {
   for (int tiled = 0; tiled < 2; ++tiled) {
     const KernelTable& table = tiled ? amx_table() : avx512_table;
     const ActivationLayout layout = layout_for(table, view, kTokens, true);
-    const size_t cells = static_cast<size_t>(kTokens * layout.padded_columns);
-    std::vector<uint8_t> codes(cells);
-    std::vector<float> x_scales(cells), sums(cells);
-    std::vector<int32_t> starts(cells);
-    const ActivationMemory memory{.codes = codes.data(), .scales = x_scales.data(), .starts = starts.data(), .sums = sums.data()};
+    const ActivationRoom room(layout, kTokens);
+    std::vector<uint8_t> bytes(static_cast<size_t>(room.bytes));
+    const ActivationMemory memory = room.at(bytes.data());
     prepare_tokens(table, layout, x.data(), kTokens, 0, kTokens, memory);
     const Activations act = prepared(layout, x.data(), kTokens, memory);
     y[tiled].resize(kTokens * kRows);
     for (int64_t i = 0; i < kTries; ++i) {
       const auto start = std::chrono::steady_clock::now();
       multiply_strips(table, view, layout, act, y[tiled].data(), 0, view.strips());
-      best[tiled] = std::min(best[tiled], std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      best[tiled] = std::min(best[tiled],
+                             std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
   }
   return std::memcmp(y[0].data(), y[1].data(), y[0].size() * sizeof(float)) == 0 && best[1] < best[0];
@@ -84,7 +83,8 @@ Isa parse_isa(const std::string& name, const std::string& where) {
   for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx}) {
     if (name != isa_name(isa)) continue;
     if (isa > best)
-      throw std::invalid_argument(where + ": this machine has no " + name + ", its best level is " + isa_name(best));
+      throw std::invalid_argument(where + ": this machine has no " + name + ", its best level is " +
+                                  isa_name(best));
     return isa;
   }
   throw std::invalid_argument(where + ": expected scalar, avx2, avx512 or amx, got '" + name + "'");

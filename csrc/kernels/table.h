@@ -18,30 +18,31 @@ GOSSAMER_INLINE int block_tokens(int64_t remaining, int largest) {
   return remaining >= 4 ? 4 : remaining >= 2 ? 2 : 1;
 }
 
-// For tiles: blocks of 16 tokens and one of what remains, with granules of a whole fold.
-constexpr int kTileTokens = 16;
+// For tiles: blocks of 16 tokens and one of what remains, with granules of a whole fold, which has 64 columns.
+constexpr int kTileTokens = 16, kTileColumns = 64;
 
 struct Activations {
   int64_t tokens = 0;
-  const float* x = nullptr;           // float activations; columns of padding are zero
-  const float* group_sums = nullptr;  // [groups], sum of x over the columns of a group; one asymmetric token only
+  const float* x = nullptr;  // float activations; columns of padding are zero
+  const float* group_sums =
+      nullptr;  // [groups], sum of x over the columns of a group; one asymmetric token only
   // int8 activations: x is about scales * (codes - zero), zero = 128 when codes are unsigned.
   const uint8_t* codes = nullptr;
-  const float* scales = nullptr;   // [fold][tokens of the block]
+  const float* scales = nullptr;  // [fold][tokens of the block]
   // Where sums of products begin: -zero of the weights * sum of signed codes over a fold, same shape; not filled for unsigned ones.
   const int32_t* starts = nullptr;
-  const float* sums = nullptr;     // scales * starts: what an offset of the weights multiplies, times -zero
-  int fold_columns = 0;            // 32 or 64: columns summed in integers before a scale is applied
+  const float* sums = nullptr;  // scales * starts: what an offset of the weights multiplies, times -zero
+  int fold_columns = 0;         // 32 or 64: columns summed in integers before a scale is applied
 };
 
 struct QuantizePlan {
   int64_t columns = 0, padded_columns = 0;
-  int tokens = 0;           // of this block
-  int granule = 4;          // 4; 16 when unsigned; fold_columns for tiles
-  int scale_columns = 64;   // columns that share a scale, 32 or 64
-  int fold_columns = 64;    // divides scale_columns
+  int tokens = 0;          // of this block
+  int granule = 4;         // 4; 16 when unsigned; 64 for tiles
+  int scale_columns = 64;  // columns that share a scale, 32 or 64
+  int fold_columns = 64;   // divides scale_columns
   bool is_unsigned = false;
-  int zero = 0;             // of the weights: their codes count from it
+  int zero = 0;  // of the weights: their codes count from it
 };
 
 struct RowNorm {
@@ -74,10 +75,11 @@ struct AttentionRows {
   int64_t first[kQueryRows], last[kQueryRows];  // keys seen: positions [first, last), at least one
   float scale = 1;
   CacheShape shape;
-  const uint8_t* base = nullptr;   // of this layer and head, in block 0
-  int64_t block_bytes = 0;         // from block to block
-  const int32_t* blocks = nullptr; // numbers of the blocks of the sequence
-  const uint8_t* next = nullptr;   // the keys that will be wanted after these, to be asked for early; may be null
+  const uint8_t* base = nullptr;    // of this layer and head, in block 0
+  int64_t block_bytes = 0;          // from block to block
+  const int32_t* blocks = nullptr;  // numbers of the blocks of the sequence
+  const uint8_t* next =
+      nullptr;  // the keys that will be wanted after these, to be asked for early; may be null
 };
 
 // Products of int8 activations in the form for tiles (AMX), the same to the last bit as those of AVX-512.
@@ -100,9 +102,10 @@ struct KernelTable {
 
   // out may be x. size is a positive multiple of nothing in particular.
   void (*norm)(const RowNorm&, const float* x, int64_t size, float* out);
-  void (*gate)(Gate, const float* gate, const float* up, int64_t size, float* out);  // up may be null: no product
-  void (*add)(const float* x, int64_t size, float* sum);                              // sum += x
-  float (*largest)(const float* x, int64_t size);                                     // NaN is passed over
+  void (*gate)(Gate, const float* gate, const float* up, int64_t size,
+               float* out);                               // up may be null: no product
+  void (*add)(const float* x, int64_t size, float* sum);  // sum += x
+  float (*largest)(const float* x, int64_t size);         // NaN is passed over
   // Turns (x[i], x[i + half]) by angle i: cosine[i], and sine in cosine[i + half].
   void (*rotate)(float* x, const float* cosine, int64_t half);
   void (*append)(const CacheShape&, const float* key, const float* value, int token, uint8_t* block);

@@ -11,7 +11,8 @@ namespace {
 
 template <int v> using Const = std::integral_constant<int, v>;
 
-template <int... i, class F> GOSSAMER_INLINE void unroll_sequence(std::integer_sequence<int, i...>, const F& f) {
+template <int... i, class F> GOSSAMER_INLINE void unroll_sequence(std::integer_sequence<int, i...>,
+                                                                  const F& f) {
   (f(Const<i>{}), ...);
 }
 template <int n, class F> GOSSAMER_INLINE void unroll(const F& f) {

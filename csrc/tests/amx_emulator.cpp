@@ -1,6 +1,7 @@
 // Tiles (AMX-INT8) in software, for machines that have none: an instruction that the CPU refuses (SIGILL) is decoded and
 // done here, in every thread with a configuration and tiles of its own, none at first. Only the instructions of
-// csrc/kernels/amx.cpp; what the hardware would refuse ends the process. Link it in place of core/tiles.cpp.
+// csrc/kernels/amx.cpp; what the hardware would refuse ends the process. Linked beside core/tiles.cpp, its tiles_usable()
+// replaces the one there. Where the hardware has tiles they do the work: it does not refuse all of their instructions.
 // Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, LDTILECFG, TILELOADD, TDPBSSD and others.
 #include <signal.h>
 #include <ucontext.h>
@@ -35,7 +36,9 @@ thread_local Tiles tiles;
 void require(bool holds, const char* what) {
   if (holds) return;
   constexpr char kBegin[] = "amx_emulator: ";
-  if (write(2, kBegin, sizeof(kBegin) - 1) < 0 || write(2, what, std::strlen(what)) < 0 || write(2, "\n", 1) < 0) _exit(3);
+  if (write(2, kBegin, sizeof(kBegin) - 1) < 0 || write(2, what, std::strlen(what)) < 0 ||
+      write(2, "\n", 1) < 0)
+    _exit(3);
   _exit(2);
 }
 
@@ -49,9 +52,11 @@ void load_config(const uint8_t* from) {
   require(config.palette == 1, "LDTILECFG: no such palette");
   for (uint8_t byte : config.reserved) require(byte == 0, "LDTILECFG: reserved bytes are not zero");
   for (int i = 0; i < 16; ++i) {
-    require(i < kTiles || (config.rows[i] == 0 && config.row_bytes[i] == 0), "LDTILECFG: there are eight tiles");
+    require(i < kTiles || (config.rows[i] == 0 && config.row_bytes[i] == 0),
+            "LDTILECFG: there are eight tiles");
     require(config.rows[i] <= kRows && config.row_bytes[i] <= kRowBytes, "LDTILECFG: a tile too large");
-    require((config.rows[i] == 0) == (config.row_bytes[i] == 0), "LDTILECFG: rows without bytes, or bytes without rows");
+    require((config.rows[i] == 0) == (config.row_bytes[i] == 0),
+            "LDTILECFG: rows without bytes, or bytes without rows");
   }
   tiles.config = config;
 }
@@ -82,7 +87,8 @@ void multiply(int sums, int left, int right) {
   for (int tile : {sums, left, right}) check_tile(tile);
   const Config& c = tiles.config;
   require(sums != left && sums != right && left != right, "TDPBSSD: the same tile twice");
-  require(c.rows[sums] == c.rows[left] && c.row_bytes[sums] == c.row_bytes[right] && c.row_bytes[left] == 4 * c.rows[right],
+  require(c.rows[sums] == c.rows[left] && c.row_bytes[sums] == c.row_bytes[right] &&
+              c.row_bytes[left] == 4 * c.rows[right],
           "TDPBSSD: sizes do not fit");
   require(c.row_bytes[sums] % 4 == 0 && c.row_bytes[left] % 4 == 0, "TDPBSSD: rows of no whole words");
   for (int m = 0; m < c.rows[sums]; ++m)
@@ -91,7 +97,8 @@ void multiply(int sums, int left, int right) {
       std::memcpy(&sum, &tiles.data[sums][m][4 * n], 4);
       for (int k = 0; k < c.row_bytes[left] / 4; ++k)
         for (int i = 0; i < 4; ++i)
-          sum += static_cast<int8_t>(tiles.data[left][m][4 * k + i]) * static_cast<int8_t>(tiles.data[right][k][4 * n + i]);
+          sum += static_cast<int8_t>(tiles.data[left][m][4 * k + i]) *
+                 static_cast<int8_t>(tiles.data[right][k][4 * n + i]);
       std::memcpy(&tiles.data[sums][m][4 * n], &sum, 4);
     }
 }
@@ -153,8 +160,10 @@ int emulate(const uint8_t* code, const greg_t* registers) {
   if (is_register || third != 0) return 0;
   const Operand operand = memory_operand(modrm, x, b, registers);
   if (opcode == 0x49 && prefix == none && first == 0) load_config(operand.address + operand.stride);
-  else if (opcode == 0x4B && prefix == pF2 && (modrm[0] & 7) == 4) load(first, operand.address, operand.stride);
-  else if (opcode == 0x4B && prefix == pF3 && (modrm[0] & 7) == 4) store(first, operand.address, operand.stride);
+  else if (opcode == 0x4B && prefix == pF2 && (modrm[0] & 7) == 4)
+    load(first, operand.address, operand.stride);
+  else if (opcode == 0x4B && prefix == pF3 && (modrm[0] & 7) == 4)
+    store(first, operand.address, operand.stride);
   else return 0;
   return 4 + operand.length;
 }
@@ -169,6 +178,7 @@ void on_illegal_instruction(int, siginfo_t*, void* context) {
 }  // namespace
 
 bool tiles_usable() {
+  if (tiles_lent()) return true;
   struct sigaction action{};
   action.sa_sigaction = on_illegal_instruction;
   action.sa_flags = SA_SIGINFO;

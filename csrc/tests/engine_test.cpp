@@ -21,7 +21,8 @@
 namespace gossamer {
 namespace {
 
-constexpr int64_t kHidden = 96, kInner = 160, kVocabulary = 70, kHeads = 6, kKeyHeads = 2, kHeadDim = 16, kRank = 13;
+constexpr int64_t kHidden = 96, kInner = 160, kVocabulary = 70, kHeads = 6, kKeyHeads = 2, kHeadDim = 16,
+                  kRank = 13;
 
 void expect(bool holds, const char* what) {
   if (holds) return;
@@ -52,7 +53,8 @@ struct Store {
     m.groups = columns / group_size;
     const int64_t count = m.strips() * m.groups * kStripRows;
     uint16_t* scale = reinterpret_cast<uint16_t*>(bytes(count * 2, false));
-    for (int64_t i = 0; i < count; ++i) scale[i] = static_cast<uint16_t>(0x2400 + random() % 256);  // about 1/64
+    for (int64_t i = 0; i < count; ++i)
+      scale[i] = static_cast<uint16_t>(0x2400 + random() % 256);  // about 1/64
     m.scale = scale;
   }
   IntegerView integer(int64_t rows, int64_t columns, int bits, bool minimum) {
@@ -85,11 +87,13 @@ struct Store {
       for (int64_t quad = 0; quad < m.quads(); ++quad) {
         uint64_t word = 0;
         for (int lane = 0; lane < 64; ++lane)
-          if (strip * 16 + lane / 4 < rows && quad * 4 + lane % 4 < columns && random() % 2) word |= uint64_t{1} << lane;
+          if (strip * 16 + lane / 4 < rows && quad * 4 + lane % 4 < columns && random() % 2)
+            word |= uint64_t{1} << lane;
         mask.push_back(word);
         count[quad % 2] += __builtin_popcountll(word);
       }
-      offsets.push_back(offsets.back() + (kind == Values::nibble ? std::max(count[0], count[1]) : count[0] + count[1]));
+      offsets.push_back(offsets.back() +
+                        (kind == Values::nibble ? std::max(count[0], count[1]) : count[0] + count[1]));
     }
     const auto copy = [&](const auto& values) {
       uint8_t* data = bytes(static_cast<int64_t>(values.size()) * 8, false);
@@ -123,22 +127,42 @@ Plan make_plan(Store& store) {
   const int query = plan.add_buffer(kHeads * kHeadDim), key = plan.add_buffer(kKeyHeads * kHeadDim);
   const int value = plan.add_buffer(kKeyHeads * kHeadDim), attention = plan.add_buffer(kHeads * kHeadDim);
   const int added = plan.add_buffer(kHidden), gate = plan.add_buffer(kInner), up = plan.add_buffer(kInner);
-  const int inner = plan.add_buffer(kInner), reduced = plan.add_buffer(kRank), product = plan.add_buffer(kInner);
-  const int rotary = plan.add_rotary({.inverse_frequency = std::vector<float>(kHeadDim / 2, 0.3f), .scaling = 1});
+  const int inner = plan.add_buffer(kInner), reduced = plan.add_buffer(kRank),
+            product = plan.add_buffer(kInner);
+  const int rotary =
+      plan.add_rotary({.inverse_frequency = std::vector<float>(kHeadDim / 2, 0.3f), .scaling = 1});
   const IntegerView table = store.integer(kVocabulary, kHidden, 8, false);
   plan.add(EmbedOp{.table = table, .scale = 1, .has_positions = false, .positions = {}});
   for (int layer = 0; layer < 2; ++layer) {
-    LinearsOp qkv = linears(0, {{store.integer(kHeads * kHeadDim, kHidden, 4 + layer, false), store.floats(kHeads * kHeadDim, 0, 1), query},
-                                {store.nm(kKeyHeads * kHeadDim, kHidden, 1 + layer), nullptr, key},
-                                {store.bitmask(kKeyHeads * kHeadDim, kHidden, layer ? Values::int8 : Values::nibble), nullptr, value}}, Then::store);
+    LinearsOp qkv =
+        linears(0,
+                {{store.integer(kHeads * kHeadDim, kHidden, 4 + layer, false),
+                  store.floats(kHeads * kHeadDim, 0, 1), query},
+                 {store.nm(kKeyHeads * kHeadDim, kHidden, 1 + layer), nullptr, key},
+                 {store.bitmask(kKeyHeads * kHeadDim, kHidden, layer ? Values::int8 : Values::nibble),
+                  nullptr, value}},
+                Then::store);
     qkv.has_norm = true, qkv.norm = store.norm(kHidden);
     plan.add(std::move(qkv));
-    plan.add(AttentionOp{.query = {query, 0}, .key = {key, 0}, .value = {value, 0}, .output = attention, .heads = kHeads,
-                         .key_heads = kKeyHeads, .head_dim = kHeadDim, .layer = layer, .scale = 0.25f, .window = layer ? 40 : 0,
-                         .rotary = rotary, .query_norm = {}, .key_norm = {}});
+    plan.add(AttentionOp{.query = {query, 0},
+                         .key = {key, 0},
+                         .value = {value, 0},
+                         .output = attention,
+                         .heads = kHeads,
+                         .key_heads = kKeyHeads,
+                         .head_dim = kHeadDim,
+                         .layer = layer,
+                         .scale = 0.25f,
+                         .window = layer ? 40 : 0,
+                         .rotary = rotary,
+                         .query_norm = {},
+                         .key_norm = {}});
     plan.add(linears(attention, {{store.dense(kHidden, kHeads * kHeadDim), nullptr, added}}, Then::add));
     // In layer 1 `up` has a low-rank part, and the gate comes on its own.
-    LinearsOp gated = linears(0, {{store.integer(kInner, kHidden, 3, true), nullptr, gate}, {store.bitmask(kInner, kHidden, Values::nibble), nullptr, up}}, layer ? Then::store : Then::gate, inner);
+    LinearsOp gated = linears(0,
+                              {{store.integer(kInner, kHidden, 3, true), nullptr, gate},
+                               {store.bitmask(kInner, kHidden, Values::nibble), nullptr, up}},
+                              layer ? Then::store : Then::gate, inner);
     if (layer) gated.linears.push_back({store.dense(kRank, kHidden), nullptr, reduced});
     gated.has_norm = true, gated.norm = store.norm(kHidden);
     plan.add(std::move(gated));
@@ -173,12 +197,24 @@ std::vector<int32_t> write(Engine& engine, int64_t length, int64_t count) {
 
 // Returns the logits of a prompt.
 std::vector<float> run_all(const Plan& plan, int threads, bool int8) {
-  const EngineSettings settings{.threads = threads, .int8_activations = int8, .int8_cache = int8, .max_step_tokens = 50, .cache_blocks = 30};
-  Engine engine(plan, settings), narrow(plan, {.threads = threads, .int8_activations = int8, .int8_cache = int8, .max_step_tokens = 7, .cache_blocks = 7});
-  for (int64_t length : {1, 3, 33, 150}) expect(write(engine, length, 20) == write(narrow, length, 20), "parts of a prompt change the text");
+  const EngineSettings settings{.threads = threads,
+                                .int8_activations = int8,
+                                .int8_cache = int8,
+                                .max_step_tokens = 50,
+                                .cache_blocks = 30};
+  Engine engine(plan, settings), narrow(plan, {.threads = threads,
+                                               .int8_activations = int8,
+                                               .int8_cache = int8,
+                                               .max_step_tokens = 7,
+                                               .cache_blocks = 7});
+  for (int64_t length : {1, 3, 33, 150})
+    expect(write(engine, length, 20) == write(narrow, length, 20), "parts of a prompt change the text");
   std::vector<int64_t> sequences;
   std::vector<std::vector<int32_t>> together, prompts;
-  for (int64_t i = 0; i < 11; ++i) sequences.push_back(engine.open({.temperature = i % 2 ? 0.0f : 1e-6f, .top_k = 5, .top_p = 0.9f, .min_p = 0.01f})), prompts.push_back(prompt(2 * i + 1));
+  for (int64_t i = 0; i < 11; ++i)
+    sequences.push_back(
+        engine.open({.temperature = i % 2 ? 0.0f : 1e-6f, .top_k = 5, .top_p = 0.9f, .min_p = 0.01f})),
+        prompts.push_back(prompt(2 * i + 1));
   for (int step = 0; step < 6; ++step) {
     std::vector<Feed> feeds;
     for (size_t i = 0; i < sequences.size(); ++i) {
@@ -190,9 +226,11 @@ std::vector<float> run_all(const Plan& plan, int threads, bool int8) {
   for (size_t i = 0; i < sequences.size(); ++i) {
     engine.close(sequences[i]);
     const std::vector<int32_t> alone = write(engine, static_cast<int64_t>(prompts[i].size()), 5);
-    for (size_t step = 0; step < 6; ++step) expect(together[step][i] == alone[step], "a batch changes the text");
+    for (size_t step = 0; step < 6; ++step)
+      expect(together[step][i] == alone[step], "a batch changes the text");
   }
-  const std::vector<int32_t> start = prompt(70), shared(start.begin(), start.begin() + 64), tail(start.begin() + 64, start.end());
+  const std::vector<int32_t> start = prompt(70), shared(start.begin(), start.begin() + 64),
+                             tail(start.begin() + 64, start.end());
   const int64_t first = engine.open({}), second = engine.open({});
   const std::vector<int32_t> one = engine.step({{.sequence = first, .tokens = start}});
   engine.share(second, first, shared);

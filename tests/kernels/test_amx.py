@@ -1,5 +1,5 @@
-"""Products in tiles (AMX), emulated: csrc/tests/amx_test.cpp holds them to plain loops. A machine that has tiles runs
-all other tests of kernels with them too."""
+"""Products in tiles (AMX), emulated where the machine has none: csrc/tests/amx_test.cpp holds them to plain loops.
+A machine that has tiles runs all other tests of kernels with them too."""
 
 import os
 import shutil
@@ -10,7 +10,12 @@ import pytest
 
 from gossamer.kernels import dispatch
 
-SOURCES = ("csrc/kernels/amx.cpp", "csrc/tests/amx_test.cpp", "csrc/tests/amx_emulator.cpp")
+SOURCES = (
+    "csrc/core/tiles.cpp",
+    "csrc/kernels/amx.cpp",
+    "csrc/tests/amx_test.cpp",
+    "csrc/tests/amx_emulator.cpp",
+)
 COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 
 
@@ -26,7 +31,7 @@ def assembles_tiles() -> bool:
 def test_products_in_tiles_are_those_of_plain_loops(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     assert COMPILER is not None
-    flags = ["-std=c++20", "-O1", "-march=icelake-server", "-pthread", f"-I{root / 'csrc'}"]
+    flags = ["-std=c++20", "-O1", "-march=icelake-server", "-pthread", "-DGOSSAMER_AMX", f"-I{root / 'csrc'}"]
     program = tmp_path / "amx_test"
     sources = [str(root / source) for source in SOURCES]
     subprocess.run([COMPILER, *flags, *sources, "-o", str(program)], check=True)
