@@ -13,8 +13,8 @@ from gossamer.checkpoint.write.writer import FolderWriter, Nowhere, check_target
 from gossamer.compression.job import Request, prepare
 from gossamer.compression.loop import compress_model
 from gossamer.compression.preview import Preview, preview_of
-from gossamer.compression.selection import select
 from gossamer.compression.record import effort, finish
+from gossamer.compression.selection import select
 from gossamer.compression.state import load, save
 from gossamer.compression.state import resume as resume_run
 from gossamer.compression.windows import with_calibration

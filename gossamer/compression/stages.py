@@ -23,8 +23,8 @@ from gossamer.compression.state import RunState
 from gossamer.errors import CalibrationError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask
-from gossamer.methods.solve.error import check_packed
 from gossamer.methods.reconstruct import Reconstruct, Reconstructed, reconstruct, vectors_of
+from gossamer.methods.solve.error import check_packed
 from gossamer.methods.solve.settings import Evidence
 from gossamer.recipe.table import METHODS
 
