@@ -10,7 +10,7 @@ from tests.models import tiny_model, tiny_tokenizer
 
 
 def stream(num_tokens: int) -> TokenStream:
-    return TokenStream(torch.arange(num_tokens), torch.ones(num_tokens, dtype=torch.int64), "text", 1, False)
+    return TokenStream(torch.arange(num_tokens), torch.ones(num_tokens, dtype=torch.int64), "text", 1)
 
 
 def test_samples_are_disjoint_runs_of_the_stream() -> None:

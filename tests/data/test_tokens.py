@@ -31,7 +31,7 @@ def test_tokens_are_those_of_the_joined_text() -> None:
     tokenizer = trained_tokenizer()
     stream = tokenize(DOCUMENTS, tokenizer)
     assert stream.ids_T.tolist() == tokenizer("\n\n".join(TEXTS))["input_ids"]
-    assert (stream.num_documents, stream.has_bos, stream.ids_T.dtype) == (3, False, torch.int64)
+    assert (stream.num_documents, stream.start, stream.ids_T.dtype) == (3, (), torch.int64)
 
 
 def test_byte_counts_are_exact_for_the_stream_and_close_inside() -> None:
@@ -53,7 +53,7 @@ def test_a_character_split_over_tokens_counts_once() -> None:
 
 def test_one_bos_at_the_very_start_if_the_tokenizer_adds_one() -> None:
     stream = tokenize(DOCUMENTS, trained_tokenizer(bos=True))
-    assert stream.has_bos
+    assert stream.start == (0,)
     assert stream.ids_T[0] == 0
     assert (stream.ids_T[1:] != 0).all()
     assert stream.num_bytes == len("\n\n".join(TEXTS).encode())

@@ -17,7 +17,7 @@ def make_windows(num: int = 3, length: int = 16, stride: int | None = None, seed
     generator = torch.Generator().manual_seed(seed)
     ids_T = torch.randint(0, 256, (length + (num - 1) * stride,), generator=generator)
     bytes_T = torch.randint(1, 5, ids_T.shape, generator=generator)
-    return Windows(ids_T.unfold(0, length, stride), bytes_T.unfold(0, length, stride), stride, "text", False)
+    return Windows(ids_T.unfold(0, length, stride), bytes_T.unfold(0, length, stride), stride, "text")
 
 
 @torch.inference_mode()
