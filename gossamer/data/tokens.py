@@ -125,13 +125,13 @@ def check_ids(ids: Tensor, vocabulary: int, tokenizer: Any, name: str) -> None:
 
     `name` says where the ids come from.
     """
-    if not ids.numel() or (0 <= int(ids.min()) and int(ids.max()) < vocabulary):
-        return
     outside = ids[(ids < 0) | (ids >= vocabulary)].unique().tolist()
+    if not outside:
+        return
     shown = ", ".join(f"{each} ({tokenizer.convert_ids_to_tokens(each)!r})" for each in outside[:3])
     raise DataError(
-        f"{name}: the tokenizer gives {len(outside)} tokens that the model has no embedding for: {shown}"
-        f"{', ...' if len(outside) > 3 else ''}; its embedding has {vocabulary:,} rows. Take the model's own "
+        f"{name}: the tokenizer gives tokens that the model has no embedding for: {shown}"
+        f"{f' and {len(outside) - 3} more' if len(outside) > 3 else ''}; its embedding has {vocabulary:,} rows. Take the model's own "
         "tokenizer, enlarge the embedding (resize_token_embeddings) and train it, or take these tokens out of the text."
     )
 

@@ -56,8 +56,9 @@ class FolderReader:
             if stored_twice(self.skeleton, self.folder.tensors):
                 untie(self.skeleton, _separate(self.skeleton, self._load("auto")))
         else:
-            modules = self.folder.config["quantization_config"].get("modules") or {}
-            untie(self.skeleton, own_weights(self.skeleton, self.folder.tensors, modules))
+            modules = self.folder.config["quantization_config"].get("modules")
+            packed = modules if isinstance(modules, dict) else {}  # what else it may be is refused when it is loaded
+            untie(self.skeleton, own_weights(self.skeleton, self.folder.tensors, packed))
 
     def load(self) -> PreTrainedModel:
         """Return the model in the stored dtype (or the one asked for), mapped where nothing is converted.

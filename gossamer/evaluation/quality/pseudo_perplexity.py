@@ -44,8 +44,8 @@ def pseudo_perplexity(
 ) -> PseudoPerplexityResult:
     """Mask the tokens of each window one by one and measure how well `model` finds them.
 
-    Each window is wrapped in the tokenizer's [CLS] and [SEP]; start tokens are never masked; `positions` takes a seeded random choice of
-    that many positions of each window instead of all. `progress` counts windows.
+    Each window is wrapped in the tokenizer's [CLS] and [SEP]; start tokens are never masked. `positions` takes a seeded
+    random choice of that many positions of each window instead of all. `progress` counts windows.
 
     Raises UsageError when the tokenizer has no mask token or the model gives no logits over the vocabulary.
     """
