@@ -129,9 +129,14 @@ def answered(name: str, parent: Path, text: Path, work: Path) -> Path:
 
 
 def evaluation_windows(parent: Path, text: Path, count: int) -> Windows:
-    """The windows of `gossamer evaluate`: 1024 tokens, no overlap, from the start of the text."""
+    """The windows of `gossamer evaluate`: 1024 tokens, no overlap, from the start of the text.
+
+    llama.cpp gets the same ids, start tokens included.
+    """
     documents = deduplicate(read_documents(text)).documents
-    stream = tokenize(documents, open_model(parent).tokenizer(), text.name)
+    source = open_model(parent)
+    vocabulary = source.config.get_text_config().vocab_size
+    stream = tokenize(documents, source.tokenizer(), text.name, vocabulary)
     return windows(stream, DEFAULT_LENGTH, None, count)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
 
 VOCABULARY_SIZE = 260
@@ -173,8 +173,11 @@ def tiny_inputs(kind: str, batch_size: int = 2, length: int = 12, seed: int = 0)
     return {"input_ids": ids_BT}
 
 
-def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer: one token a byte, ids as in `VOCABULARY_SIZE`."""
+def tiny_tokenizer(template: str = "$A") -> transformers.PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer: one token a byte, ids as in `VOCABULARY_SIZE`.
+
+    `template` says what it puts around a text: "<bos> $A" as Llama and Gemma do, by default nothing.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE({symbol: index for index, symbol in enumerate(alphabet)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -182,6 +185,9 @@ def tiny_tokenizer() -> transformers.PreTrainedTokenizerFast:
     backend.add_special_tokens(
         [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS.values()]
     )
+    added = [(token, backend.token_to_id(token)) for token in SPECIAL_TOKENS.values() if token in template]
+    if added:
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=added)
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend, model_max_length=256, clean_up_tokenization_spaces=False, **SPECIAL_TOKENS
     )

@@ -119,9 +119,16 @@ def describe(model: PreTrainedModel) -> Architecture:
 
 
 def tied_parameters(model: PreTrainedModel) -> tuple[tuple[str, str], ...]:
-    """Return pairs (copy, original) of parameter names that the model class declares to be one tensor."""
+    """Return pairs (copy, original) of parameter names that are one tensor in `model`, whatever its class declares."""
     declared = getattr(model, "all_tied_weights_keys", None) or {}
-    return tuple(sorted(declared.items()))
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    pairs: list[tuple[str, str]] = []
+    for group in names.values():
+        original = next((declared[name] for name in group if declared.get(name) in group), group[0])
+        pairs += [(name, original) for name in group if name != original]
+    return tuple(sorted(pairs))
 
 
 def is_norm(module: nn.Module) -> bool:

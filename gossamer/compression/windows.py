@@ -1,5 +1,8 @@
 """The text that a run shows to the model, as windows of tokens.
 
+Every window opens with what the tokenizer puts in front of a text (its start token); an encoder's stand in its
+frame [CLS] ... [SEP].
+
 N samples, L tokens in a sample.
 """
 
@@ -14,7 +17,7 @@ from gossamer.checkpoint.source import Source
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.samples import fingerprint, sample, self_samples
 from gossamer.data.sources import read_documents
-from gossamer.data.tokens import tokenize
+from gossamer.data.tokens import check_ids, tokenize
 from gossamer.errors import UsageError
 from gossamer.progress import Progress
 from gossamer.recipe.recipe import Recipe
@@ -58,9 +61,12 @@ def calibration_samples(
     else:
         name = Path(text).name
         documents = deduplicate(read_documents(text)).documents
-        stream = tokenize(documents, tokenizer, name)
+        vocabulary = source.config.get_text_config().vocab_size
+        stream = tokenize(documents, tokenizer, name, vocabulary)
         ids_NL = sample(stream, settings.samples, settings.length, settings.seed)
-        _frame(ids_NL, tokenizer)
+        if not stream.start:
+            _frame(ids_NL, tokenizer)
+            check_ids(ids_NL, vocabulary, tokenizer, name)
     progress("reading text", 1, 1)
     record = {
         "source": name,

@@ -1,8 +1,9 @@
 """Samples for calibration: seeded windows of a text, or text that the model itself writes.
 
 The second way needs no data: Liu et al. 2023, "LLM-QAT" (arXiv 2305.17888), section 3.1, samples from the
-model's own distribution. Here every sample starts from the beginning-of-sequence token and is drawn at
-temperature 1.
+model's own distribution. Here every sample starts from the start token and is drawn at temperature 1.
+
+Every sample opens with what the tokenizer puts in front of a text, as the windows of an evaluation do.
 
 Shapes: N samples, L tokens in a sample, T tokens of the stream, V entries of the vocabulary.
 """
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.data.tokens import TokenStream
+from gossamer.data.tokens import TokenStream, check_ids, open_windows, start_tokens
 from gossamer.errors import DataError, UsageError
 from gossamer.progress import Count
 
@@ -24,11 +25,12 @@ def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) ->
     """Return ids_NL (int64): `num_samples` windows of the stream at random places that do not overlap.
 
     The stream is cut into windows behind a random offset, of which a random choice is taken in random order;
-    the same stream and seed always give the same samples.
+    the same stream and seed always give the same samples. The stream's start tokens take the place of the first
+    tokens of each.
 
     Raises DataError when the text is too short, UsageError for a number or length below 1.
     """
-    _check_counts(num_samples, length)
+    _check_counts(num_samples, length, len(stream.start) + 1)
     num_tokens = len(stream)
     if num_tokens < num_samples * length:
         raise DataError(
@@ -40,13 +42,15 @@ def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) ->
     num_slots = num_tokens // length
     offset = int(torch.randint(num_tokens - num_slots * length + 1, (1,), generator=generator))
     slot_N = torch.randperm(num_slots, generator=generator)[:num_samples]
-    return stream.ids_T[offset:].unfold(0, length, length)[slot_N].clone()
+    ids_NL = stream.ids_T[offset:].unfold(0, length, length)[slot_N].clone()
+    open_windows(ids_NL, stream.start)
+    return ids_NL
 
 
-def _check_counts(num_samples: int, length: int) -> None:
-    if num_samples < 1 or length < 1:
+def _check_counts(num_samples: int, length: int, shortest: int = 1) -> None:
+    if num_samples < 1 or length < shortest:
         raise UsageError(
-            f"samples: expected at least 1 sample of at least 1 token, got {num_samples} of {length}."
+            f"samples: expected at least 1 sample of at least {shortest} tokens, got {num_samples} of {length}."
         )
 
 
@@ -61,7 +65,7 @@ def fingerprint(source: str, ids: Tensor, settings: Mapping[str, object] | None 
     return digest.hexdigest()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def self_samples(
     model: Any,
     tokenizer: Any,
@@ -75,14 +79,17 @@ def self_samples(
     """Return ids_NL (int64) that a causal transformers model draws from its own distribution at temperature
     1.
 
-    Every sample opens with the beginning-of-sequence token (or the end-of-sequence token where there is
-    none). The same model, seed and batch size always give the same samples. `progress` counts tokens of all
-    samples.
+    Every sample opens with what the tokenizer puts in front of a text; if that is nothing, with the
+    beginning-of-sequence token (or the end-of-sequence token where there is none). The same model, seed and batch
+    size always give the same samples. `progress` counts tokens of all samples. The samples are ordinary tensors,
+    through which gradients may be taken (not those of an inference mode).
 
     Raises DataError when the model has no start token, no room for `length` tokens, or gives NaN.
     """
-    _check_counts(num_samples, length)
-    start = _start_token(model, tokenizer)
+    start = start_tokens(tokenizer) or (_start_token(model, tokenizer),)
+    _check_counts(num_samples, length, len(start))
+    vocabulary = model.config.get_text_config().vocab_size
+    check_ids(torch.tensor(start), vocabulary, tokenizer, "samples from the model")
     room = getattr(model.config, "max_position_embeddings", None)
     if room is not None and length > room:
         raise DataError(f"samples from the model: {length} tokens asked, the model has positions for {room}.")
@@ -90,11 +97,14 @@ def self_samples(
     batches: list[Tensor] = []
     for first in range(0, num_samples, batch_size):
         size = min(batch_size, num_samples - first)
-        ids_NL = torch.full((size, length), start, dtype=torch.int64)
+        ids_NL = torch.zeros((size, length), dtype=torch.int64)
+        open_windows(ids_NL, start)
         cache: dict[str, Any] = {}
         for position in range(1, length):
             output = model(input_ids=ids_NL[:, position - 1 : position], use_cache=True, **cache)
             cache = returned_cache(output)
+            if position < len(start):
+                continue
             logits_NV = output.logits[:, -1].float()
             if not torch.isfinite(logits_NV.amax(dim=-1)).all():
                 raise DataError(

@@ -1,8 +1,10 @@
 """Tokens: a text tokenised once, as one stream, and cut into windows.
 
 The protocol is the one of GPTQ, SparseGPT and Wanda (Frantar et al. 2022, arXiv 2210.17323, code): documents
-joined by a blank line, tokenised together, one beginning-of-sequence token at the very start if the tokenizer
-adds one, full windows without overlap, the tail dropped.
+joined by a blank line, tokenised together, full windows without overlap, the tail dropped. What the tokenizer
+puts in front of a text (its start token) opens the stream and every window cut from it, where it takes the
+place of a token of the text, as in the perplexity tool of llama.cpp: a model that was trained on texts that
+open so is off its ground without it.
 
 Every token knows how many bytes of UTF-8 it stands for, so that bits per byte can be given for exactly the
 text that was scored. The counts come from the tokenizer's offsets: their sum over the stream is exact;
@@ -13,7 +15,7 @@ Shapes: T tokens of the stream, N windows, L tokens in a window.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +33,8 @@ BATCH_CHARACTERS = 2_000_000
 
 Up to this size the result is exactly that of tokenising the joined text; beyond, no token spans two batches.
 """
+PROBES = ("a", "the", "0", ".", "\n")
+"""Texts that show what a tokenizer adds; the first that it has tokens for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +44,11 @@ class TokenStream:
     ids_T: Tensor
     """int64."""
     bytes_T: Tensor
-    """int64: how many bytes of text each token stands for (0 for the beginning-of-sequence token)."""
+    """int64: how many bytes of text each token stands for (0 for start tokens)."""
     name: str
     num_documents: int
-    has_bos: bool
+    start: tuple[int, ...] = ()
+    """The start tokens, with which the stream and every window of it open; empty if the tokenizer adds none."""
 
     @property
     def num_bytes(self) -> int:
@@ -64,7 +69,8 @@ class Windows:
     """int64: bytes of text of each token."""
     stride: int
     name: str
-    has_bos: bool
+    start: tuple[int, ...] = ()
+    """What every window opens with; empty if the tokenizer adds nothing."""
 
     def __len__(self) -> int:
         return self.ids_NL.shape[0]
@@ -80,20 +86,20 @@ class Windows:
         return hashlib.sha256(self.ids_NL.contiguous().numpy().tobytes()).hexdigest()[:8]
 
 
-def tokenize(documents: Iterable[Document], tokenizer: Any, name: str = "text") -> TokenStream:
-    """Tokenise `documents` once, joined by a blank line, without special tokens but one at the start.
+def tokenize(
+    documents: Iterable[Document], tokenizer: Any, name: str = "text", vocabulary: int | None = None
+) -> TokenStream:
+    """Tokenise `documents` once, joined by a blank line, without special tokens but those at the start.
 
-    `tokenizer` is a transformers tokenizer; `name` says in signatures what the text is. Without offsets (slow
-    tokenizers) the bytes are spread evenly over the tokens of a batch.
+    `tokenizer` is a transformers tokenizer; `name` says in signatures what the text is; `vocabulary` is the number
+    of rows of the model's embedding (None: not checked). Without offsets (slow tokenizers) the bytes are spread
+    evenly over the tokens of a batch.
 
-    Raises DataError when there is no text or when it gives no tokens.
+    Raises DataError when there is no text, when it gives no tokens, or one that the model has no embedding for.
     """
-    ids: list[NDArray[np.int64]] = []
-    byte_counts: list[NDArray[np.int64]] = []
-    bos = _added_bos(tokenizer)
-    if bos is not None:
-        ids.append(np.array([bos]))
-        byte_counts.append(np.array([0]))
+    start = start_tokens(tokenizer)
+    ids: list[NDArray[np.int64]] = [np.array(start, dtype=np.int64)]
+    byte_counts: list[NDArray[np.int64]] = [np.zeros(len(start), dtype=np.int64)]
     num_documents = 0
     for batch in _batches(documents):
         text = (SEPARATOR if num_documents else "") + SEPARATOR.join(document.text for document in batch)
@@ -104,12 +110,53 @@ def tokenize(documents: Iterable[Document], tokenizer: Any, name: str = "text") 
     if num_documents == 0:
         raise DataError(f"{name}: expected documents to tokenise, got none. Give a source with text in it.")
     ids_T, bytes_T = (torch.from_numpy(np.concatenate(parts)) for parts in (ids, byte_counts))
-    stream = TokenStream(ids_T, bytes_T, name, num_documents, bos is not None)
-    if len(stream) == int(stream.has_bos):
+    stream = TokenStream(ids_T, bytes_T, name, num_documents, start)
+    if len(stream) == len(start):
         raise DataError(
             f"{name}: the tokenizer gives no tokens for this text. Give other text, or check the tokenizer."
         )
+    if vocabulary is not None:
+        check_ids(ids_T, vocabulary, tokenizer, name)
     return stream
+
+
+def check_ids(ids: Tensor, vocabulary: int, tokenizer: Any, name: str) -> None:
+    """Raise DataError if one of `ids` (integers of any shape) has no row in an embedding of `vocabulary` rows.
+
+    `name` says where the ids come from.
+    """
+    outside = ids[(ids < 0) | (ids >= vocabulary)].unique().tolist()
+    if not outside:
+        return
+    shown = ", ".join(f"{each} ({tokenizer.convert_ids_to_tokens(each)!r})" for each in outside[:3])
+    raise DataError(
+        f"{name}: the tokenizer gives tokens that the model has no embedding for: {shown}"
+        f"{f' and {len(outside) - 3} more' if len(outside) > 3 else ''}; its embedding has {vocabulary:,} rows. Take the model's own "
+        "tokenizer, enlarge the embedding (resize_token_embeddings) and train it, or take these tokens out of the text."
+    )
+
+
+def added_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the tokens that the tokenizer really puts before and behind a text, found by tokenising one."""
+    for probe in PROBES:
+        whole = list(tokenizer(probe)["input_ids"])
+        plain = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+        for first in range(len(whole) - len(plain) + 1) if plain else ():
+            if whole[first : first + len(plain)] == plain:
+                return tuple(whole[:first]), tuple(whole[first + len(plain) :])
+    return (), ()
+
+
+def start_tokens(tokenizer: Any) -> tuple[int, ...]:
+    """Return what a causal model always sees before a text; nothing for an encoder's frame [CLS] ... [SEP]."""
+    before, _behind = added_tokens(tokenizer)
+    is_frame = before[:1] == (getattr(tokenizer, "cls_token_id", None),)
+    return () if is_frame else before
+
+
+def open_windows(ids_NL: Tensor, start: Sequence[int]) -> None:
+    """Put the start tokens in the place of the first tokens of every window."""
+    ids_NL[:, : len(start)] = torch.tensor(start, dtype=ids_NL.dtype)
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
@@ -123,15 +170,6 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _added_bos(tokenizer: Any) -> int | None:
-    """The beginning-of-sequence token that the tokenizer puts before a text, or None (a [CLS] is not one)."""
-    bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is None or bos == getattr(tokenizer, "cls_token_id", None):
-        return None
-    ids = tokenizer("a")["input_ids"]
-    return bos if ids and ids[0] == bos else None
 
 
 def _tokenize_text(text: str, tokenizer: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -162,14 +200,16 @@ def _byte_positions(text: str) -> NDArray[np.int64]:
 def windows(stream: TokenStream, length: int, stride: int | None = None, limit: int | None = None) -> Windows:
     """Cut the stream into full windows of `length` tokens, `stride` tokens apart (default: no overlap).
 
-    What is left after the last full window is dropped. `limit` keeps only the first windows.
+    Every window opens with the stream's start tokens, in the place of its first tokens. What is left after the last
+    full window is dropped. `limit` keeps only the first windows.
 
     Raises DataError when the text is shorter than one window, UsageError for impossible settings.
     """
     stride = length if stride is None else stride
-    if length < 2 or not 1 <= stride <= length or (limit is not None and limit < 1):
+    shortest = max(2, len(stream.start) + 1)
+    if length < shortest or not 1 <= stride <= length or (limit is not None and limit < 1):
         raise UsageError(
-            "windows: expected length >= 2, 1 <= stride <= length and at least one window; "
+            f"windows: expected length >= {shortest}, 1 <= stride <= length and at least one window; "
             f"got length {length}, stride {stride}, windows {limit}."
         )
     if len(stream) < length:
@@ -177,6 +217,8 @@ def windows(stream: TokenStream, length: int, stride: int | None = None, limit: 
             f"{stream.name}: one window needs {length} tokens, the text has {len(stream)}. "
             "Give more text or a smaller length."
         )
-    ids_NL = stream.ids_T.unfold(0, length, stride)[:limit].contiguous()
-    bytes_NL = stream.bytes_T.unfold(0, length, stride)[:limit].contiguous()
-    return Windows(ids_NL, bytes_NL, stride, stream.name, stream.has_bos)
+    ids_NL = stream.ids_T.unfold(0, length, stride)[:limit].clone()
+    bytes_NL = stream.bytes_T.unfold(0, length, stride)[:limit].clone()
+    open_windows(ids_NL, stream.start)
+    bytes_NL[:, : len(stream.start)] = 0
+    return Windows(ids_NL, bytes_NL, stride, stream.name, stream.start)

@@ -92,7 +92,8 @@ def evaluate(
     length = _fitting(length, default, subject.model)
     if num_windows is None:
         num_windows = DEFAULT_WINDOWS if kind == "causal" else PSEUDO_WINDOWS
-    stream = tokenize(documents, subject.tokenizer, Path(text).name)
+    vocabulary = subject.model.config.get_text_config().vocab_size
+    stream = tokenize(documents, subject.tokenizer, Path(text).name, vocabulary)
     cut = windows(stream, length, stride, num_windows)
     measure = _causal if kind == "causal" else _masked
     return {**result, **_numbers(measure(subject, parent, cut, progress), model, against)}

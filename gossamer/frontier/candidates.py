@@ -19,7 +19,7 @@ import torch
 from gossamer.checkpoint.source import Source
 from gossamer.data.samples import sample
 from gossamer.data.sources import read_documents
-from gossamer.data.tokens import tokenize
+from gossamer.data.tokens import start_tokens, tokenize
 from gossamer.errors import GossamerError
 from gossamer.frontier.budget import Budget
 from gossamer.frontier.costs import Costs, time_kernels
@@ -93,6 +93,10 @@ class Hunt:
             "calibration": self.calibration.model_dump(),
             "windows": self.windows,
         }
+        if start := start_tokens(self.source.tokenizer()):
+            arguments["start_tokens"] = list(
+                start
+            )  # figures of windows that open otherwise cannot be gone on with
         self.out = out
         self.state, self.texts = open_folder(text, out, arguments)
 
@@ -123,7 +127,8 @@ class Hunt:
     def _windows(self) -> torch.Tensor:
         """ids_NL from the part that calibrates: the first for sensitivities, more to try the methods on."""
         tokenizer = self.source.tokenizer()
-        stream = tokenize(read_documents(self.texts[0]), tokenizer, "calibration")
+        vocabulary = self.source.config.get_text_config().vocab_size
+        stream = tokenize(read_documents(self.texts[0]), tokenizer, "calibration", vocabulary)
         length = min(WINDOW, self.calibration.length, len(stream))
         count = min(MOST_WINDOWS + METHOD_WINDOWS, len(stream) // length)
         return sample(stream, count, length, self.calibration.seed)

@@ -49,7 +49,7 @@ class _Binder:
         match op:
             case Embed():
                 positions = None if op.positions is None else self.weights.matrix(op.positions)
-                self.native.embed(self.weights.matrix(op.table), op.scale, positions)
+                self.native.embed(self.weights.matrix(self.holder(op.table)), op.scale, positions)
             case Linears():
                 self.linears(op)
             case AddNorm():
@@ -127,8 +127,15 @@ class _Binder:
             self.norm(op.key_norm),
         )
 
+    def holder(self, module: str) -> str:
+        """Return the module under whose name the files have the weight: of two that are tied it may be either."""
+        if not self.weights.has(module):
+            for op in self.plan.ops:
+                if isinstance(op, Head) and op.tied_to is not None and module in (op.module, op.tied_to):
+                    return op.tied_to if module == op.module else op.module
+        return module
+
     def head(self, op: Head) -> None:
-        module = op.module
-        if op.tied_to is not None and not self.weights.has(module):
-            module = op.tied_to
-        self.native.head(0, self.weights.matrix(module), self.weights.bias(op.module), self.norm(op.norm))
+        self.native.head(
+            0, self.weights.matrix(self.holder(op.module)), self.weights.bias(op.module), self.norm(op.norm)
+        )

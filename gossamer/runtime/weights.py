@@ -215,7 +215,8 @@ def _reader(folder: ModelFolder) -> Callable[[str], Tensor]:
 
     @cache
     def read(name: str) -> Tensor:
-        tensor: Tensor = owner[name].get_tensor(name)
+        stored = folder.prefix + name
+        tensor: Tensor = owner[stored].get_tensor(stored)
         return tensor
 
     return read

@@ -1,5 +1,7 @@
 """Samples: seeded, disjoint, and honest about too little text."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from tests.models import tiny_model, tiny_tokenizer
 
 
 def stream(num_tokens: int) -> TokenStream:
-    return TokenStream(torch.arange(num_tokens), torch.ones(num_tokens, dtype=torch.int64), "text", 1, False)
+    return TokenStream(torch.arange(num_tokens), torch.ones(num_tokens, dtype=torch.int64), "text", 1)
 
 
 def test_samples_are_disjoint_runs_of_the_stream() -> None:
@@ -31,6 +33,17 @@ def test_samples_come_from_all_over_the_text() -> None:
     assert 4400 < starts.mean() < 5600
     assert starts.max() > 9000
     assert starts.min() < 1000
+
+
+def test_samples_open_with_the_start_tokens_and_are_else_those_of_the_stream() -> None:
+    plain = stream(5000)
+    opened = replace(plain, start=(7001, 7002))
+    expected_NL = sample(plain, 5, 20, seed=3)
+    expected_NL[:, :2] = torch.tensor([7001, 7002])
+    assert torch.equal(sample(opened, 5, 20, seed=3), expected_NL)
+    assert torch.equal(opened.ids_T, torch.arange(5000))
+    with pytest.raises(UsageError, match="at least 3 tokens"):
+        sample(opened, 5, 2)
 
 
 def test_too_little_text_is_refused_with_the_numbers() -> None:
@@ -72,6 +85,16 @@ def test_a_model_writes_seeded_samples_that_open_with_its_start_token(kind: str)
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
 
 
+def test_self_written_samples_open_with_all_that_the_tokenizer_adds_and_carry_gradients() -> None:
+    model = tiny_model("llama")
+    ids_NL = self_samples(model, tiny_tokenizer("<eos> <bos> $A"), 3, 8, seed=1)
+    assert ids_NL[:, :2].tolist() == [[258, 257]] * 3
+    assert len(ids_NL[:, 2:].unique()) > 3
+    assert not ids_NL.is_inference()
+    model(ids_NL).logits.sum().backward()
+    assert model.model.embed_tokens.weight.grad is not None
+
+
 def test_samples_follow_the_models_distribution() -> None:
     model = tiny_model("llama")
     ids_NL = self_samples(model, tiny_tokenizer(), 2000, 2, seed=0, batch_size=2000)
@@ -92,9 +115,14 @@ def test_models_that_cannot_write_are_refused() -> None:
     model, tokenizer = tiny_model("llama"), tiny_tokenizer()
     with pytest.raises(DataError, match="positions for 256"):
         self_samples(model, tokenizer, 1, 300)
+    enlarged = tiny_tokenizer()
+    enlarged.add_special_tokens({"bos_token": "<new>"})
+    with pytest.raises(DataError, match=r"no embedding for: 260 \('<new>'\)"):
+        self_samples(model, enlarged, 1, 4)
     model.model.norm.weight.data[0] = float("nan")
     with pytest.raises(DataError, match="NaN"):
         self_samples(model, tokenizer, 1, 4)
+    tokenizer.bos_token = tokenizer.eos_token = None
     model.config.bos_token_id = model.config.eos_token_id = None
     with pytest.raises(DataError, match="neither a beginning nor an end"):
-        self_samples(model, object(), 1, 4)
+        self_samples(model, tokenizer, 1, 4)

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from gossamer.data import tokens
 from gossamer.data.sources import Document
-from gossamer.data.tokens import tokenize, windows
+from gossamer.data.tokens import added_tokens, check_ids, start_tokens, tokenize, windows
 from gossamer.errors import DataError, UsageError
 from tests.models import tiny_tokenizer
 
@@ -31,7 +31,7 @@ def test_tokens_are_those_of_the_joined_text() -> None:
     tokenizer = trained_tokenizer()
     stream = tokenize(DOCUMENTS, tokenizer)
     assert stream.ids_T.tolist() == tokenizer("\n\n".join(TEXTS))["input_ids"]
-    assert (stream.num_documents, stream.has_bos, stream.ids_T.dtype) == (3, False, torch.int64)
+    assert (stream.num_documents, stream.start, stream.ids_T.dtype) == (3, (), torch.int64)
 
 
 def test_byte_counts_are_exact_for_the_stream_and_close_inside() -> None:
@@ -51,9 +51,71 @@ def test_a_character_split_over_tokens_counts_once() -> None:
     assert stream.bytes_T.tolist() == [1, 4, 0, 0, 0, 1]
 
 
+BOS, EOS = 257, 258
+
+
+@pytest.mark.parametrize(
+    ("template", "added"),
+    [
+        ("$A", ((), ())),
+        ("<bos> $A", ((BOS,), ())),
+        ("<bos> $A <eos>", ((BOS,), (EOS,))),
+        ("<eos> <bos> $A", ((EOS, BOS), ())),
+        ("$A <eos>", ((), (EOS,))),
+    ],
+)
+def test_what_a_tokenizer_adds_is_found_by_tokenising(
+    template: str, added: tuple[tuple[int, ...], ...]
+) -> None:
+    tokenizer = tiny_tokenizer(template)
+    assert tokenizer.bos_token_id == BOS  # the name alone says nothing
+    assert added_tokens(tokenizer) == added
+    assert start_tokens(tokenizer) == added[0]
+    nameless = tiny_tokenizer(template)
+    nameless.bos_token = nameless.eos_token = None
+    assert start_tokens(nameless) == added[0]
+
+
+def test_the_frame_of_an_encoder_is_no_start_token() -> None:
+    tokenizer = tiny_tokenizer("<bos> $A <eos>")
+    tokenizer.cls_token, tokenizer.sep_token = "<bos>", "<eos>"
+    assert start_tokens(tokenizer) == ()
+    assert tokenize(DOCUMENTS, tokenizer).start == ()
+
+
+@pytest.mark.parametrize("stride", [4, 3, 1])
+def test_every_window_opens_with_the_start_token_in_the_place_of_its_first(stride: int) -> None:
+    documents = [Document("abcdefghijkl", "a")]
+    plain, opened = (tokenize(documents, tiny_tokenizer(template)) for template in ("$A", "<bos> $A"))
+    assert opened.ids_T.tolist() == [BOS, *plain.ids_T.tolist()]
+    cut = windows(opened, 4, stride)
+    expected_NL = opened.ids_T.unfold(0, 4, stride).clone()
+    expected_NL[:, 0] = BOS
+    assert torch.equal(cut.ids_NL, expected_NL)
+    assert cut.bytes_NL.tolist() == [[0, 1, 1, 1]] * len(cut)
+    assert opened.ids_T.tolist() == [BOS, *plain.ids_T.tolist()]  # the stream is left as it was
+
+
+def test_two_start_tokens_open_every_window() -> None:
+    cut = windows(tokenize([Document("abcdefghij", "a")], tiny_tokenizer("<eos> <bos> $A")), 4)
+    assert cut.ids_NL[:, :2].tolist() == [[EOS, BOS]] * 3
+    with pytest.raises(UsageError, match="length >= 3"):
+        windows(tokenize(DOCUMENTS, tiny_tokenizer("<eos> <bos> $A")), 2)
+
+
+def test_tokens_without_an_embedding_are_refused_by_name() -> None:
+    documents = [Document("a <unk> b", "a")]
+    assert len(tokenize(documents, tiny_tokenizer(), vocabulary=260)) == 5
+    with pytest.raises(DataError, match=r"turns: .*259 \('<unk>'\); its embedding has 259 rows"):
+        tokenize(documents, tiny_tokenizer(), "turns", vocabulary=259)
+    with pytest.raises(DataError, match="and 2 more"):
+        check_ids(torch.tensor([[1, 255], [256, 257], [258, 259]]), 255, tiny_tokenizer(), "turns")
+    check_ids(torch.tensor([], dtype=torch.int64), 1, tiny_tokenizer(), "nothing")
+
+
 def test_one_bos_at_the_very_start_if_the_tokenizer_adds_one() -> None:
     stream = tokenize(DOCUMENTS, trained_tokenizer(bos=True))
-    assert stream.has_bos
+    assert stream.start == (0,)
     assert stream.ids_T[0] == 0
     assert (stream.ids_T[1:] != 0).all()
     assert stream.num_bytes == len("\n\n".join(TEXTS).encode())

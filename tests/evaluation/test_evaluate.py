@@ -61,6 +61,45 @@ def test_the_native_engine_is_measured_by_the_same_protocol(compressed, text: Pa
     assert "dtype:native-int8" in told["perplexity_signature"]
 
 
+@pytest.mark.parametrize("kind", ["gemma3", "llama"])
+@pytest.mark.parametrize("stride", [48, 20])
+def test_every_window_opens_with_the_start_token_on_both_engines(
+    stride: int, kind: str, text: Path, tmp_path: Path
+) -> None:
+    model = save_tiny(kind, tmp_path)
+    tiny_tokenizer("<bos> $A").save_pretrained(tmp_path)
+    ids = [257, *tiny_tokenizer()(text.read_text(encoding="utf-8"))["input_ids"]]
+    ids_NL = torch.tensor(ids).unfold(0, 48, stride)[:4].clone()
+    ids_NL[:, 0] = 257
+    with torch.inference_mode():
+        log_p = model(ids_NL).logits[:, :-1].double().log_softmax(-1)
+    nll_NP = -log_p.gather(-1, ids_NL[:, 1:, None])[..., 0]
+    scored = torch.cat([nll_NP[0], nll_NP[1:, -stride:].flatten()])
+    settings: dict[str, Any] = {"text": text, "length": 48, "num_windows": 4, "stride": stride}
+    told = evaluate(tmp_path, engine="torch", against=tmp_path, **settings)
+    native = evaluate(tmp_path, engine="native", activations="float", **settings)
+    for figures in (told["perplexity"], told["parent_perplexity"], native["perplexity"]):
+        assert figures == pytest.approx(float(scored.mean().exp()), rel=1e-3)
+    assert told["kl_mean"] == pytest.approx(0.0, abs=1e-9)
+    assert told["tokens"] == native["tokens"] == scored.numel()
+    assert "|bos:each|" in told["perplexity_signature"] and "|bos:each|" in native["perplexity_signature"]
+
+
+def test_a_name_for_a_start_token_that_is_never_added_changes_nothing(parent, text: Path) -> None:
+    assert tiny_tokenizer().bos_token_id == 257
+    told = evaluate(parent("llama"), text=text, length=48, num_windows=2, engine="torch")
+    assert "|bos:0|" in told["perplexity_signature"]
+
+
+def test_text_with_tokens_that_have_no_embedding_is_refused(text: Path, tmp_path: Path) -> None:
+    save_tiny("llama", tmp_path / "model", vocab_size=258, eos_token_id=None)
+    turns = tmp_path / "turns.txt"
+    turns.write_text(text.read_text(encoding="utf-8") + " <eos>")
+    evaluate(tmp_path / "model", text=text, length=48, num_windows=1)
+    with pytest.raises(DataError, match=r"turns.txt: .*258 \('<eos>'\); its embedding has 258 rows"):
+        evaluate(tmp_path / "model", text=turns, length=48, num_windows=1)
+
+
 def test_a_model_beside_itself_has_not_moved(parent, text: Path) -> None:
     told = evaluate(
         parent("qwen3"), text=text, against=parent("qwen3"), length=48, num_windows=3, engine="torch"

@@ -92,8 +92,10 @@ class GossamerQuantizer(HfQuantizer):
             else:
                 replace_module(model, name, SparseLinear.tied_to(embedding, bias=module.bias))
         # transformers would tie the dense weights that are no longer there
-        left = {copy: of for copy, of in model.all_tied_weights_keys.items() if copy not in tied_weights}
-        model.all_tied_weights_keys = {copy: of for copy, of in left.items() if of not in tied_weights}
+        gone = tied_weights | {f"{name}.weight" for name in self.packed_names}
+        model.all_tied_weights_keys = {
+            copy: of for copy, of in model.all_tied_weights_keys.items() if not gone & {copy, of}
+        }
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> PreTrainedModel:

@@ -5,6 +5,7 @@ Nothing here executes or unpickles anything. The order of preference is that of 
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 SIDE_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """Configuration and tokenizer files: with the weights, what the model takes on disk."""
+
+WRAPPERS = ("_orig_mod.", "module.", "base_model.model.")
+"""What torch.compile, DataParallel and peft put before the names of the model that they wrap."""
 
 CONVERT = """    from transformers import AutoModel, AutoTokenizer   # in a sandbox: a pickle may run code
     model = AutoModel.from_pretrained("{folder}", dtype="auto")   # use the class named in config.json
@@ -31,6 +35,9 @@ class ModelFolder:
     config: dict[str, Any]
     weight_files: tuple[Path, ...]
     tensors: dict[str, StoredTensor]
+    """By the names that the model itself has for them."""
+    prefix: str = ""
+    """What stands before every name in the files: the wrappers in which the model was saved."""
 
     @property
     def quant_method(self) -> str | None:
@@ -51,7 +58,20 @@ def read_folder(path: Path) -> ModelFolder:
     config = read_config(path)
     _refuse_adapters(path)
     weight_files, tensors = _read_weights(path)
-    return ModelFolder(path, config, weight_files, tensors)
+    prefix = wrapper_prefix(tensors)
+    tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return ModelFolder(path, config, weight_files, tensors, prefix)
+
+
+def wrapper_prefix(names: Collection[str]) -> str:
+    """Return the wrappers' names that stand before every one of `names`, "" if there are none."""
+    prefix = ""
+    while names:
+        more = next((each for each in WRAPPERS if all(n.startswith(prefix + each) for n in names)), None)
+        if more is None:
+            break
+        prefix += more
+    return prefix
 
 
 def read_config(folder: Path) -> dict[str, Any]:

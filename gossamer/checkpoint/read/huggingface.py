@@ -14,9 +14,11 @@ import transformers
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from gossamer.checkpoint.architecture import tied_parameters
 from gossamer.checkpoint.read.folder import ModelFolder, read_folder
 from gossamer.checkpoint.read.quiet import quiet
 from gossamer.checkpoint.read.skeleton import build_skeleton, config_from_dict
+from gossamer.checkpoint.read.ties import own_weights, stored_twice, untie
 from gossamer.errors import CheckpointError, GossamerError, UnsupportedModelError
 
 TOKENIZER_FILES = (
@@ -51,14 +53,25 @@ class FolderReader:
         if self.kind == "safetensors":
             self._check_size()
             self._check_types()
+            if stored_twice(self.skeleton, self.folder.tensors):
+                untie(self.skeleton, _separate(self.skeleton, self._load("auto")))
+        else:
+            modules = self.folder.config["quantization_config"].get("modules")
+            packed = (
+                modules if isinstance(modules, dict) else {}
+            )  # what else it may be is refused when it is loaded
+            untie(self.skeleton, own_weights(self.skeleton, self.folder.tensors, packed))
 
     def load(self) -> PreTrainedModel:
-        """Return the model in the stored dtype (or the one asked for), mapped where nothing is converted."""
-        return self._load("auto" if self._dtype is None else self._dtype)
+        """Return the model in the stored dtype (or the one asked for), mapped where nothing is converted.
+
+        Raises CheckpointError when other parameters are tied in it than `skeleton` says.
+        """
+        return self._load_as_described("auto" if self._dtype is None else self._dtype)
 
     def load_dense(self, dtype: torch.dtype) -> PreTrainedModel:
         """Return a new model with every parameter in memory, in `dtype`."""
-        model = self._load(dtype)
+        model = self._load_as_described(dtype)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.data = parameter.data.clone()
@@ -109,7 +122,18 @@ class FolderReader:
                 f"got {stored}. The configuration does not belong to these weights, or weights are missing."
             )
 
+    def _load_as_described(self, dtype: torch.dtype | str) -> PreTrainedModel:
+        model = self._load(dtype)
+        if self.kind == "safetensors" and (separate := _separate(self.skeleton, model)):
+            raise CheckpointError(
+                f"{self.folder.path}: {separate[0]} was expected to be one tensor with another, as config.json "
+                "declares, but the file holds one of its own. Set tie_word_embeddings to false in config.json."
+            )
+        return model
+
     def _load(self, dtype: torch.dtype | str) -> PreTrainedModel:
+        prefix = self.folder.prefix
+        renamed = {"key_mapping": {f"^{re.escape(prefix)}": ""}} if prefix else {}
         try:
             with quiet():
                 model, info = type(self.skeleton).from_pretrained(
@@ -120,6 +144,7 @@ class FolderReader:
                     local_files_only=True,
                     ignore_mismatched_sizes=self.kind == "safetensors",
                     output_loading_info=True,
+                    **renamed,
                 )
         except GossamerError:
             raise
@@ -142,13 +167,32 @@ class FolderReader:
         if missing := sorted(info["missing_keys"]):
             raise CheckpointError(
                 f"{where}: expected every weight of {name}, {len(missing)} are missing "
-                f"({', '.join(missing[:3])}). "
-                "They would start at random. Get the whole checkpoint, or name the class that it really is "
-                "under "
-                "'architectures' in config.json."
+                f"({', '.join(missing[:3])}). They would start at random. {_what_to_do(model, info)}"
             )
         if errors := info.get("error_msgs"):
             raise CheckpointError(f"{where}: the weights do not fit {name}: {errors[0]!s:.300}")
         known = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
         unexpected = sorted(info["unexpected_keys"])
         self.unused_tensors = tuple(k for k in unexpected if not any(re.search(p, k) for p in known))
+
+
+def _separate(skeleton: PreTrainedModel, model: PreTrainedModel) -> list[str]:
+    """Return the parameters that are tied in `skeleton` and not in the loaded `model`."""
+    pairs, tied = tied_parameters(skeleton), tied_parameters(model)
+    groups = [{original, *(copy for copy, of in tied if of == original)} for _copy, original in tied]
+    return [copy for copy, original in pairs if not any({copy, original} <= group for group in groups)]
+
+
+def _what_to_do(model: PreTrainedModel, info: dict[str, Any]) -> str:
+    """Return how weights that are missing may be had."""
+    may_be_tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    if set(info["missing_keys"]) <= may_be_tied:
+        return "If they are to share the embeddings, set tie_word_embeddings to true in config.json."
+    others = sorted(info["unexpected_keys"])
+    instead = (
+        f"The file has {len(others)} that {type(model).__name__} has no place for ({', '.join(others[:3])}). "
+    )
+    return (
+        f"{instead if others else ''}Get the whole checkpoint, or name the class that it really is under "
+        "'architectures' in config.json."
+    )

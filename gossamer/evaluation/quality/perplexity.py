@@ -6,6 +6,9 @@ multiplies that mean by L and divides by L again; nothing else differs. With ove
 only tokens that no earlier window has scored count, with at least L - stride tokens of context (Baevski and
 Auli 2018, arXiv 1809.10853, section 4.3).
 
+Every window opens with the start token where the tokenizer adds one, in the place of the window's first token,
+as in the perplexity tool of llama.cpp; it is never a target.
+
 Bits per byte = sum of the cross entropies in bits / bytes of UTF-8 that the scored tokens stand for. It is
 the one figure that may be compared across tokenizers.
 
@@ -87,14 +90,15 @@ def signature(windows: Windows, dtype: str) -> str:
     """For example
     `ppl|d:wiki:1a2b3c4d|join:\\n\\n|bos:0|L:1024|stride:1024|N:64|tail:drop|red:seqlen-1|dtype:f32|v:1`.
 
-    d: name of the text and SHA-256 (8 digits) of the token ids; N: windows; red: predictions counted in a
-    window.
+    d: name of the text and SHA-256 (8 digits) of the token ids; bos: "each" if every window opens with what the
+    tokenizer puts in front, 0 if that is nothing; N: windows; red: predictions counted in a window.
     """
-    counted = "seqlen-1" if windows.stride >= windows.length - 1 else "stride"
+    skipped = max(1, len(windows.start))
+    counted = f"seqlen-{skipped}" if windows.stride >= windows.length - skipped else "stride"
     fields = {
         "d": f"{windows.name}:{windows.sha8}",
         "join": SEPARATOR.replace("\n", "\\n"),
-        "bos": int(windows.has_bos),
+        "bos": "each" if windows.start else 0,
         "L": windows.length,
         "stride": windows.stride,
         "N": len(windows),
@@ -130,9 +134,10 @@ def scoring(*models: Any) -> Iterator[None]:
 
 
 def first_scored(windows: Windows, index: int) -> int:
-    """The first position of the window whose token counts: 1, or the first token that earlier windows have
-    not seen."""
-    return 1 if index == 0 else max(1, windows.length - windows.stride)
+    """The first position of the window whose token counts: the one behind the first token and the start tokens, or
+    the first that earlier windows have not seen."""
+    first = max(1, len(windows.start))
+    return first if index == 0 else max(first, windows.length - windows.stride)
 
 
 def scored_logits(model: Any, windows: Windows, index: int) -> tuple[Tensor, Tensor]:

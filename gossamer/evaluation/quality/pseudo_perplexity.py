@@ -44,8 +44,8 @@ def pseudo_perplexity(
 ) -> PseudoPerplexityResult:
     """Mask the tokens of each window one by one and measure how well `model` finds them.
 
-    Each window is wrapped in the tokenizer's [CLS] and [SEP]; `positions` takes a seeded random choice of
-    that many positions of each window instead of all. `progress` counts windows.
+    Each window is wrapped in the tokenizer's [CLS] and [SEP]; start tokens are never masked. `positions` takes a seeded
+    random choice of that many positions of each window instead of all. `progress` counts windows.
 
     Raises UsageError when the tokenizer has no mask token or the model gives no logits over the vocabulary.
     """
@@ -55,29 +55,32 @@ def pseudo_perplexity(
             "pseudo-perplexity: the tokenizer has no mask token. Use perplexity for causal models."
         )
     generator = torch.Generator().manual_seed(seed)
-    count = windows.length if positions is None else min(positions, windows.length)
+    first = len(windows.start)
+    choices = windows.length - first
+    count = choices if positions is None else min(positions, choices)
     nll: list[float] = []
     with scoring(model):
         for index in range(len(windows)):
-            chosen_P = torch.arange(windows.length)
-            if count < windows.length:
-                chosen_P = torch.randperm(windows.length, generator=generator)[:count].sort().values
+            chosen_P = torch.arange(choices)
+            if count < choices:
+                chosen_P = torch.randperm(choices, generator=generator)[:count].sort().values
             ids_L, shift = _wrapped(windows.ids_NL[index], tokenizer)
             parts = [
-                _masked_nll(model, ids_L, position_B + shift, mask)
+                _masked_nll(model, ids_L, position_B + first + shift, mask)
                 for position_B in chosen_P.split(batch_size)
             ]
             nll.append(float(torch.cat(parts).double().mean()))
             if progress is not None:
                 progress(index + 1, len(windows))
     mean = math.fsum(nll) / len(nll)
-    chosen = "each" if count == windows.length else f"{count}:seed{seed}"
+    bos = "|bos:each" if windows.start else ""
+    chosen = "each" if count == choices else f"{count}:seed{seed}"
     return PseudoPerplexityResult(
         pseudo_perplexity=math.inf if mean > 700 else math.exp(mean),
         nll=nll,
         tokens=count * len(windows),
         signature=(
-            f"pppl|d:{windows.name}:{windows.sha8}|L:{windows.length}|stride:{windows.stride}|N:{len(windows)}"
+            f"pppl|d:{windows.name}:{windows.sha8}{bos}|L:{windows.length}|stride:{windows.stride}|N:{len(windows)}"
             f"|mask:{chosen}|dtype:{dtype_name(model)}|v:1"
         ),
     )

@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gossamer.checkpoint.source import open_model
+from gossamer.data.tokens import check_ids
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed import compare as speed
 from gossamer.evaluation.speed.runners import open_runner, peer_for
@@ -48,10 +51,12 @@ def benchmark(
         raise UsageError(f"--peer {peer}: it says what runs the other model. Give one with --against.")
     ids = None
     if prompt is not None:
-        tokenizer = open_model(model).tokenizer()
+        source = open_model(model)
+        tokenizer = source.tokenizer()
         if tokenizer is None:
             raise UsageError(f"{model}: the model has no tokenizer for the prompt. Leave the prompt out.")
         ids = tokenizer(prompt, verbose=False)["input_ids"]
+        check_ids(torch.tensor(ids), source.config.get_text_config().vocab_size, tokenizer, "--prompt")
     threads = num_cores() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")

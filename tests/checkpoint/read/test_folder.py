@@ -9,6 +9,7 @@ from safetensors.torch import load, load_file, save_file
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import CheckpointError, UnsupportedModelError
 from tests.models import save_tiny
+from tests.runtime.engines import error, exact, text_ids
 
 SHARDS = "60KB"
 
@@ -132,6 +133,28 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
 def test_a_missing_tensor_is_refused_instead_of_made_up(folder: Path) -> None:
     change_weights(folder, **{"model.layers.1.mlp.up_proj.weight": None})
     assert "model.layers.1.mlp.up_proj.weight" in refuse(folder, "missing")
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."])
+def test_names_of_wrappers_are_taken_off_on_both_engines(wrapper: str, folder: Path) -> None:
+    expected = open_model(folder).model(text_ids()[None]).logits[0].detach()
+    stored = load_file(folder / "model.safetensors")
+    save_file({wrapper + name: tensor for name, tensor in stored.items()}, folder / "model.safetensors")
+    source = open_model(folder)
+    assert torch.equal(source.model(text_ids()[None]).logits[0].detach(), expected)
+    assert source.unused_tensors == ()
+    assert torch.equal(source.load_dense()(text_ids()[None]).logits[0], expected)
+    assert error(exact(folder).logits(text_ids()), expected) < 1e-3
+
+
+def test_names_that_nobody_knows_are_shown(folder: Path) -> None:
+    stored = load_file(folder / "model.safetensors")
+    save_file({f"wrapped.{name}": tensor for name, tensor in stored.items()}, folder / "model.safetensors")
+    told = refuse(folder, "21 are missing")
+    assert (
+        "The file has 21 that LlamaForCausalLM has no place for (wrapped.lm_head.weight, wrapped.model.em"
+        in told
+    )
 
 
 def test_a_tensor_of_another_shape_is_refused(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Perplexity against a direct computation in float64."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ def make_windows(num: int = 3, length: int = 16, stride: int | None = None, seed
     generator = torch.Generator().manual_seed(seed)
     ids_T = torch.randint(0, 256, (length + (num - 1) * stride,), generator=generator)
     bytes_T = torch.randint(1, 5, ids_T.shape, generator=generator)
-    return Windows(ids_T.unfold(0, length, stride), bytes_T.unfold(0, length, stride), stride, "text", False)
+    return Windows(ids_T.unfold(0, length, stride), bytes_T.unfold(0, length, stride), stride, "text")
 
 
 @torch.inference_mode()
@@ -51,6 +52,27 @@ def test_overlapping_windows_score_every_token_once() -> None:
     assert result.bits_per_byte == pytest.approx(
         float(torch.cat(scored).sum()) / math.log(2) / num_bytes, rel=1e-5
     )
+
+
+def test_start_tokens_are_never_targets() -> None:
+    model, plain = tiny_model("llama"), make_windows(num=3, length=16)
+    for start, name in (((257,), "seqlen-1"), ((258, 257), "seqlen-2")):
+        ids_NL = plain.ids_NL.clone()
+        ids_NL[:, : len(start)] = torch.tensor(start)
+        windows = replace(plain, ids_NL=ids_NL, start=start)
+        result = perplexity(model, windows)
+        scored = direct(model, ids_NL)[:, len(start) - 1 :]
+        assert result.perplexity == pytest.approx(float(scored.mean().exp()), rel=1e-5)
+        assert result.tokens == 3 * (16 - len(start))
+        assert f"|bos:each|L:16|stride:16|N:3|tail:drop|red:{name}|" in result.signature
+
+
+def test_the_signature_of_windows_without_a_start_token_is_as_it_was() -> None:
+    windows = make_windows()
+    expected = (
+        f"ppl|d:text:{windows.sha8}|join:\\n\\n|bos:0|L:16|stride:16|N:3|tail:drop|red:seqlen-1|dtype:f32|v:1"
+    )
+    assert perplexity(tiny_model("llama"), windows).signature == expected
 
 
 def test_a_uniform_model_has_the_vocabulary_as_its_perplexity() -> None:

@@ -1,5 +1,6 @@
 """Pseudo-perplexity against masking by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,16 @@ def test_each_token_is_masked_alone(kind: str) -> None:
     assert result.pseudo_perplexity == pytest.approx(float(torch.tensor(nll).mean().exp()), rel=1e-4)
     assert result.tokens == 14
     assert result.signature == f"pppl|d:text:{windows.sha8}|L:7|stride:7|N:2|mask:each|dtype:f32|v:1"
+
+
+def test_start_tokens_are_never_masked() -> None:
+    model = tiny_model("bert")
+    plain = make_windows(num=2, length=7)
+    windows = replace(plain, start=(int(plain.ids_NL[0, 0]),))
+    nll = [direct(model, row, list(range(1, 7))) for row in windows.ids_NL]
+    result = pseudo_perplexity(model, TOKENIZER, windows)
+    assert result.nll == pytest.approx([sum(row) / 6 for row in nll], rel=1e-4)
+    assert (result.tokens, "|bos:each|" in result.signature) == (12, True)
 
 
 def test_a_seeded_choice_of_positions_repeats() -> None:

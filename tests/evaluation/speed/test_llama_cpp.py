@@ -20,7 +20,7 @@ def test_the_perplexity_through_llama_cpp_is_that_of_the_same_model_in_transform
     model = tiny_model("llama", intermediate_size=128)
     write_gguf(model, "llama", tmp_path / "tiny.gguf")
     ids_NL = torch.randint(0, 256, (3, LENGTH), generator=torch.Generator().manual_seed(0))
-    cut = Windows(ids_NL, torch.ones_like(ids_NL), LENGTH, "random", False)
+    cut = Windows(ids_NL, torch.ones_like(ids_NL), LENGTH, "random")
     peer = LlamaCppLogits(tmp_path / "tiny.gguf", LENGTH, 1)
     found, expected = perplexity(peer, cut), perplexity(model, cut)
     peer.close()
