@@ -132,7 +132,8 @@ def check_ids(ids: Tensor, vocabulary: int, tokenizer: Any, name: str) -> None:
     raise DataError(
         f"{name}: the tokenizer gives tokens that the model has no embedding for: {shown}"
         f"{f' and {len(outside) - 3} more' if len(outside) > 3 else ''}; its embedding has {vocabulary:,} rows. "
-        "Take the model's own tokenizer, enlarge the embedding (resize_token_embeddings) and train it, or take these tokens out of the text."
+        "Take the model's own tokenizer, enlarge the embedding (resize_token_embeddings) and train "
+        "it, or take these tokens out of the text."
     )
 
 
