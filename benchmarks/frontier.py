@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 
-from gossamer.checkpoint.manifest import write_json
 from gossamer.checkpoint.source import open_model
 from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
@@ -33,6 +32,7 @@ from gossamer.evaluation.speed.bandwidth import read_bandwidth
 from gossamer.evaluation.speed.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp, quantize
 from gossamer.evaluation.speed.native import NativeModel
 from gossamer.evaluation.speed.surroundings import business, cpu_model, noise, num_cores, versions
+from gossamer.files import write_json
 from gossamer.recipe.reader import load_recipe
 
 POINTS = {"Q8_0": 7, "Q4_K_M": 15, "Q3_K_M": 12, "Q4_0": 2, "Q2_K": 10}

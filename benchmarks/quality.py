@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import gossamer
-from gossamer.checkpoint.manifest import read_manifest, write_json
+from gossamer.checkpoint.manifest import read_manifest
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
+from gossamer.files import write_json
 from gossamer.recipe.reader import load_recipe, parse_recipe, shipped_recipes
 from gossamer.recipe.recipe import Recipe
 

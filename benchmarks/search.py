@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gossamer.checkpoint.manifest import write_json
 from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.evaluate import evaluate
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
+from gossamer.files import write_json
 from gossamer.frontier.levels import level
 from gossamer.frontier.search import search
 from gossamer.recipe.recipe import Calibration, Recipe, Step

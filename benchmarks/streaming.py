@@ -27,9 +27,9 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from gossamer.checkpoint.manifest import write_json
 from gossamer.evaluation.speed.memory import usage
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
+from gossamer.files import write_json
 
 RECIPE = """calibration: {{samples: {samples}, length: {length}, aim: {aim}}}
 steps:

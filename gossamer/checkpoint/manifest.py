@@ -7,12 +7,11 @@ transformers hands a quantizer nothing else; the two are written from one value.
 
 import json
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from gossamer.errors import CheckpointError
+from gossamer.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -62,36 +61,3 @@ def remember(model: str | Path, name: str, values: dict[str, Any]) -> None:
             add_measurement(model, name, values)
         except OSError as error:
             log.warning("%s: the figures could not be kept in %s (%s)", model, MANIFEST_NAME, error.strerror)
-
-
-def usual_mode() -> int:
-    """The permissions that new files get from this process; temporary files have narrower ones."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return 0o666 & ~mask
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON beside `path`, flush it to disk, then rename it into place."""
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-    ) as file:
-        try:
-            json.dump(value, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(usual_mode())
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names in a folder to disk, so that they outlive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

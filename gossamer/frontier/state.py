@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gossamer.checkpoint.manifest import write_json
 from gossamer.errors import UsageError
+from gossamer.files import write_json
 
 STATE_FILE = "state.json"
 VERSION = 1

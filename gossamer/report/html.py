@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +42,3 @@ def script_hash(source: str) -> Markup:
     """Return what a content security policy calls an inline script by."""
     digest = hashlib.sha256(source.encode("utf-8")).digest()
     return Markup(f"'sha256-{base64.b64encode(digest).decode('ascii')}'")
-
-
-def write_page(out: Path, page: str) -> None:
-    """Write beside, flush to disk, rename."""
-    with tempfile.NamedTemporaryFile("wb", dir=out.parent, prefix=f".{out.name}.", delete=False) as file:
-        try:
-            file.write(page.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
-            Path(file.name).chmod(0o644)
-            Path(file.name).replace(out)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise

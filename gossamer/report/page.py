@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gossamer.errors import RunError, UsageError
+from gossamer.files import write_text
 from gossamer.report import html
 from gossamer.report.figures import Figure, Point, heat_map, scatter, size_bars
 from gossamer.report.record import (
@@ -97,7 +98,7 @@ def write_report(
         raise UsageError(f"{out}: exists already. Choose another name, or allow it to be overwritten.")
     page = render(manifests, list(names) if names is not None else default_names(manifests))
     try:
-        html.write_page(out, page)
+        write_text(out, page)
     except OSError as error:
         raise RunError(f"{out}: the report could not be written ({error}).") from error
     return out

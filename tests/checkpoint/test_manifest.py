@@ -2,14 +2,13 @@
 
 import errno
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gossamer.checkpoint import manifest
-from gossamer.checkpoint.manifest import FORMAT_VERSION, add_measurement, read_manifest, remember, write_json
+from gossamer import files
+from gossamer.checkpoint.manifest import FORMAT_VERSION, add_measurement, read_manifest, remember
 from gossamer.errors import CheckpointError
 
 
@@ -79,19 +78,7 @@ def test_a_folder_that_cannot_be_written_to_is_left_as_it_is(
         raise OSError(number, "refused")
 
     folder = folder_with(tmp_path, {"format_version": FORMAT_VERSION})
-    monkeypatch.setattr(manifest.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
     remember(folder, "evaluation", {"perplexity": 1.0})
     assert "could not be kept" in caplog.text
     assert read_manifest(folder) == {"format_version": FORMAT_VERSION}
-
-
-def test_json_is_written_whole_or_not_at_all_with_usual_permissions(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    write_json(path, {"a": "ä"})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "ä"}
-    (tmp_path / "plain").write_text("")
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"a": "ä"}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["plain", "x.json"]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gossamer import files
 from gossamer.errors import RunError, UsageError
 from gossamer.report import html, record
 from gossamer.report.figures import Point, heat_map, scatter, size_bars
@@ -392,7 +393,7 @@ def test_a_full_disk_leaves_the_old_report_and_no_rest(
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(html.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(RunError, match="No space left"):
         write_report([MANIFEST], out, overwrite=True)
     assert out.read_text(encoding="utf-8") == "old"

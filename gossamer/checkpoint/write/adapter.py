@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from gossamer.checkpoint.architecture import Architecture
-from gossamer.checkpoint.manifest import write_json
+from gossamer.files import write_json
 from gossamer.formats.factors import Factors
 
 ADAPTER = "adapter"

@@ -1,13 +1,13 @@
 """Safetensors files handled as bytes: joined, and read back as a check, without holding or mapping them."""
 
 import json
-import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from gossamer.checkpoint.read.safetensors_header import BITS_OF_DTYPE, read_header
+from gossamer.files import sync
 
 CHUNK_BYTES = 1 << 22
 
@@ -33,8 +33,7 @@ def join(files: Sequence[Path], target: Path) -> None:
             with file.open("rb") as content:
                 for chunk in _chunks(content, _data_start(content) + tensor.begin, tensor.num_bytes):
                     output.write(chunk)
-        output.flush()
-        os.fsync(output.fileno())
+    sync(target)
 
 
 def checksums(file: Path) -> dict[str, int]:

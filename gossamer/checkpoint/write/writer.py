@@ -21,11 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from gossamer.checkpoint.manifest import sync_folder, usual_mode, write_json
 from gossamer.checkpoint.read.folder import INDEX, SINGLE
 from gossamer.checkpoint.read.safetensors_header import read_header
 from gossamer.checkpoint.write.parts import checksum, checksums, join
 from gossamer.errors import DiskError, RunError, UsageError
+from gossamer.files import sync, sync_folder, usual_mode, write_json
 
 SHARD_BYTES = 2_000_000_000
 
@@ -170,8 +170,7 @@ class FolderWriter:
         with disk_errors(self.out):
             for file in (path for path in self.folder.rglob("*") if path.is_file()):
                 file.chmod(usual_mode())  # safetensors lets nobody else read
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
+                sync(file)
             self._take_place()
             sync_folder(self.out.parent)
         return self.out
@@ -196,8 +195,7 @@ class FolderWriter:
         path = self._next_part()
         with disk_errors(self.out):
             save_file(self._pending, path, metadata={"format": "pt"})
-            with path.open("rb") as handle:
-                os.fsync(handle.fileno())
+            sync(path)
         self._parts.append(path)
         self._pending, self._pending_bytes = {}, 0
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.decode import DECODER, Round
+from gossamer.files import put_in_place
 
 LARGEST_PROMPT = 2048
 
@@ -114,5 +115,5 @@ def quantize(parent: Path, path: Path, file_type: int) -> bool:
     partial = path.with_suffix(".partial")
     failed = module.llama_model_quantize(os.fsencode(parent), os.fsencode(partial), settings)
     if not failed:
-        partial.replace(path)
+        put_in_place(partial, path)
     return not failed
