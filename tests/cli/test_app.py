@@ -17,6 +17,7 @@ from gossamer.cli import app as cli
 from gossamer.errors import RunError
 from gossamer.evaluation import evaluate
 from gossamer.evaluation.speed import compare as speed
+from gossamer.evaluation.speed.load_probe import LoadFigures
 from gossamer.recipe.reader import shipped_recipes
 from tests.conftest import Case
 from tests.models import tiny_experts
@@ -306,12 +307,9 @@ def test_max_ratio_is_a_check_that_can_fail(
 def test_bench_tells_what_was_promised_and_the_folder_remembers(
     run: Callable[..., Run], folder: Path, parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = {
-        "load_seconds": 0.5,
-        "peak_memory_bytes": 10**8,
-        "peak_anonymous_bytes": 1,
-        "peak_file_bytes": 2,
-    }
+    figures = LoadFigures(
+        load_seconds=0.5, peak_memory_bytes=10**8, peak_anonymous_bytes=1, peak_file_bytes=2
+    )
     monkeypatch.setattr(speed, "probe_load", lambda *_args: figures)
     monkeypatch.setattr(speed, "COLD_BYTES", 1 << 20)
     arguments = ("bench", folder, "--threads", 1, "--tokens", 3, "--repeats", 2, "--prompt", "The spider")
