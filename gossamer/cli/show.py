@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what is shown; importing it takes seconds
     from gossamer.compression.preview import Plan
     from gossamer.evaluation.result import Evaluation
     from gossamer.evaluation.speed.result import Benchmark, ModelSpeed, Ratio
-    from gossamer.frontier.result import SearchResult
+    from gossamer.frontier.results import SearchResult
     from gossamer.progress import Progress
     from gossamer.recipe.recipe import Recipe
     from gossamer.rotation.result import Rotated
@@ -118,7 +118,7 @@ def print_summary(summary: "Summary") -> None:
         )
     console = _out()
     console.print(table)
-    for note in summary.notes:
+    for note in summary.untouched.notes:
         console.print(note, style="bold", soft_wrap=True)
 
 
@@ -134,7 +134,7 @@ def print_plan(plan: "Plan") -> None:
             ("predicted size of the weights", _mb(plan.predicted_bytes)),
             ("memory needed, about", _mb(plan.memory_bytes)),
             ("disk needed while it runs, about", _mb(plan.disk_bytes)),
-            *[("note", note) for note in plan.notes],
+            *[("note", note) for note in plan.untouched.notes],
         ],
     )
     table = _table("steps", "layer", "steps")

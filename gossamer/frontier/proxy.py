@@ -1,7 +1,7 @@
-"""The dense model in memory, in which matrices are replaced for a moment by cheap stand-ins of what compression gives.
+"""The dense model in memory, in which matrices are replaced for a moment by cheap proxies of what compression gives.
 
-Stand-in of a level: pruned by Wanda's score and rounded to nearest without a search, which takes milliseconds. The real
-method (ADMM, GPTQ) does better; how much is measured on a few matrices (`sensitivity.discounts`), and the stand-in's
+Proxy of a level: pruned by Wanda's score and rounded to nearest without a search, which takes milliseconds. The real
+method (ADMM, GPTQ) does better; how much is measured on a few matrices (`sensitivity.discounts`), and the proxy's
 error is scaled to that size:
 
     W + sqrt(discount) (cheap(W) - W)
@@ -32,7 +32,7 @@ from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.pattern import RowBalanced, Unstructured
 
 
-class StandIn:
+class ProxyModel:
     """The dense model, what it says about the windows, and the norms of the inputs of its linears."""
 
     def __init__(self, source: Source, ids_NL: Tensor) -> None:
@@ -119,5 +119,5 @@ def cheap_weight(weight_OI: Tensor, level: Level, norm_I: Tensor | None) -> Tens
 
 
 def scaled(dense_OI: Tensor, cheap_OI: Tensor, discount: float) -> Tensor:
-    """Return the stand-in whose error is `discount` times that of the cheap weight."""
+    """Return the proxy whose error is `discount` times that of the cheap weight."""
     return torch.lerp(dense_OI, cheap_OI, discount**0.5)

@@ -345,7 +345,7 @@ SEARCH = ("--minutes", 10, "--samples", 4, "--length", 32, "--windows", 1)
 def test_search_prints_a_table_or_json_and_goes_on_where_it_was_interrupted(
     run: Callable[..., Run], parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gossamer.frontier import candidates as hunt
+    from gossamer.frontier import search as loop
 
     out = tmp_path / "found"
     arguments = ("search", parent("llama"), "--budget", "size=90KB", "--text", text, "-o", out, *SEARCH)
@@ -354,7 +354,7 @@ def test_search_prints_a_table_or_json_and_goes_on_where_it_was_interrupted(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(hunt, "verify", interrupt)
+        patched.setattr(loop, "verify", interrupt)
         stopped = run(*arguments)
     assert (stopped.code, stopped.out) == (130, "")
     assert f"the same command goes on from {out}" in stopped.err
@@ -370,12 +370,12 @@ def test_search_prints_a_table_or_json_and_goes_on_where_it_was_interrupted(
 def test_search_ends_with_1_if_the_budget_was_missed_and_2_if_it_cannot_be(
     run: Callable[..., Run], parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gossamer.frontier import candidates as hunt
+    from gossamer.frontier.findings import Findings
 
     arguments = ("search", parent("llama"), "--text", text, *SEARCH)
     refused(run(*arguments, "--budget", "size=9KB", "-o", tmp_path / "a"), "out of reach", "nearest")
     refused(run(*arguments, "--budget", "siz=9MB", "-o", tmp_path / "a"), "unknown key", "size=60MB")
-    monkeypatch.setattr(hunt.Hunt, "ratio", lambda *_: 1.5)
+    monkeypatch.setattr(Findings, "ratio", lambda *_: 1.5)
     missed = run(*arguments, "--budget", "perplexity=+1%", "-o", tmp_path / "b", "--json")
     assert missed.code == 1
     assert missed.json["reached"] is False
