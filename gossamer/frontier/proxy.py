@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gossamer.calibration.observe import BlockRunner, observed
 from gossamer.calibration.statistics import Gram, InputNorm
@@ -36,7 +37,7 @@ class ProxyModel:
     """The dense model, what it says about the windows, and the norms of the inputs of its linears."""
 
     def __init__(self, source: Source, ids_NL: Tensor) -> None:
-        self.model: Any = source.load_dense(torch.float32)
+        self.model: PreTrainedModel = source.load_dense(torch.float32)
         self.model.config.use_cache = False
         self.parts = source.architecture
         self.runner = BlockRunner(self.model, [{"input_ids": ids_L[None]} for ids_L in ids_NL])
@@ -89,7 +90,7 @@ class ProxyModel:
         runner = BlockRunner(self.model, [{"input_ids": ids_L[None]} for ids_L in ids_NL])
         with observed({name: (self.module(name), Gram) for name in names}) as statistics:
             runner.run(block)
-        return dict(statistics)  # type: ignore[arg-type]
+        return {name: each for name, each in statistics.items() if isinstance(each, Gram)}
 
     def cheap(self, name: str, level: Level) -> Tensor:
         """Return weight_OI as the level's cheap form has it."""
