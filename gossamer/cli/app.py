@@ -94,13 +94,13 @@ def compress(
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
     _let_waiting_threads_sleep()
-    from gossamer.cli.show import print_compressed, print_plan, progress_bars
+    from gossamer.cli.show import print_compressed, print_preview, progress_bars
     from gossamer.compression.compress import compress as run
     from gossamer.compression.compress import preview
 
     if dry_run:
-        planned = preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes)
-        _print(planned, json_, print_plan)
+        previewed = preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes)
+        _print(previewed, json_, print_preview)
         return
     try:
         with progress_bars() as progress:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # what is shown; importing it takes seconds
     from gossamer.checkpoint.summary import Summary
     from gossamer.cli.demo import Demo
     from gossamer.compression.compress import Compressed
-    from gossamer.compression.preview import Plan
+    from gossamer.compression.preview import Preview
     from gossamer.evaluation.result import Evaluation
     from gossamer.evaluation.speed.result import Benchmark, ModelSpeed, Ratio
     from gossamer.frontier.results import SearchResult
@@ -122,24 +122,24 @@ def print_summary(summary: "Summary") -> None:
         console.print(note, style="bold", soft_wrap=True)
 
 
-def print_plan(plan: "Plan") -> None:
+def print_preview(preview: "Preview") -> None:
     _rows(
-        f"plan for {plan.model} (nothing is written)",
+        f"plan for {preview.model} (nothing is written)",
         [
             (
                 "matrices touched",
-                f"{len(plan.layers)} (of {plan.num_linears} linears and the embeddings)",
+                f"{len(preview.layers)} (of {preview.num_linears} linears and the embeddings)",
             ),
-            ("size in bf16", _mb(plan.parent_bf16_bytes)),
-            ("predicted size of the weights", _mb(plan.predicted_bytes)),
-            ("memory needed, about", _mb(plan.memory_bytes)),
-            ("disk needed while it runs, about", _mb(plan.disk_bytes)),
-            *[("note", note) for note in plan.untouched.notes],
+            ("size in bf16", _mb(preview.parent_bf16_bytes)),
+            ("predicted size of the weights", _mb(preview.predicted_bytes)),
+            ("memory needed, about", _mb(preview.memory_bytes)),
+            ("disk needed while it runs, about", _mb(preview.disk_bytes)),
+            *[("note", note) for note in preview.untouched.notes],
         ],
     )
     table = _table("steps", "layer", "steps")
     groups: dict[str, list[str]] = {}
-    for name, steps in plan.layers.items():
+    for name, steps in preview.layers.items():
         text = ", then ".join(
             " ".join(
                 [
