@@ -126,8 +126,8 @@ def measure(
         "size": manifest["size"],
         "run": made.manifest["run"],
         "reload_max_difference": manifest["reload_max_difference"],
-        "evaluation": without_paths(quality),
-        "benchmark": speed and without_paths(speed),
+        "evaluation": without_paths(quality.to_dict()),
+        "benchmark": speed and without_paths(speed.to_dict()),
     }
 
 

@@ -109,8 +109,8 @@ def searched(size: float, model: Path, text: Path, given: argparse.Namespace) ->
         length=given.length, windows=given.windows,
         progress=lambda what, done, total: say(f"{size:g} MB: {what} {done}/{total}"),
     )  # fmt: skip
-    write_json(kept, result)
-    return result
+    write_json(kept, result.to_dict())
+    return result.to_dict()
 
 
 def hand_recipe(name: str, given: argparse.Namespace) -> Recipe:
@@ -138,8 +138,8 @@ def measured(name: str, model: Path, given: argparse.Namespace) -> dict[str, Any
         shutil.rmtree(folder)
         known[name] = {
             "size_bytes": made.manifest["size"]["total_bytes"],
-            "perplexity": figures["perplexity"],
-            "perplexity_signature": figures["perplexity_signature"],
+            "perplexity": figures.perplexity,
+            "perplexity_signature": figures.perplexity_signature,
         }
         write_json(store, known)
     own: dict[str, Any] = known[name]

@@ -17,11 +17,11 @@ def main(model: str, calibration: str, evaluation: str, out: str, *recipes: str)
         gossamer.compress(model, recipe, out=folder, text=calibration, overwrite=True)
         figures = gossamer.evaluate(folder, against=model, text=evaluation, num_windows=16)
         sys.stdout.write(
-            f"{recipe:16}{figures['size_bytes'] / 1e6:10.2f}{figures['perplexity']:12.2f}"
-            f"{figures['kl_mean']:9.3f}{figures['top1_agreement']:19.1%}\n"
+            f"{recipe:16}{figures.size_bytes / 1e6:10.2f}{figures.perplexity:12.2f}"
+            f"{figures.kl_mean:9.3f}{figures.top1_agreement:19.1%}\n"
         )
-    sys.stdout.write(f"dense parent: {figures['parent_bf16_bytes'] / 1e6:.2f} MB in bfloat16, ")
-    sys.stdout.write(f"perplexity {figures['parent_perplexity']:.2f}\n")
+    sys.stdout.write(f"dense parent: {figures.parent_bf16_bytes / 1e6:.2f} MB in bfloat16, ")
+    sys.stdout.write(f"perplexity {figures.parent_perplexity:.2f}\n")
 
 
 if __name__ == "__main__":

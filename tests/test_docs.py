@@ -21,8 +21,11 @@ import gossamer
 from gossamer.checkpoint.summary import describe_format
 from gossamer.cli.app import app
 from gossamer.cli.app import main as run_cli
+from gossamer.evaluation.result import Evaluation
 from gossamer.evaluation.speed import compare as speed
 from gossamer.evaluation.speed.bandwidth import Bandwidth
+from gossamer.evaluation.speed.load_probe import LoadFigures
+from gossamer.evaluation.speed.result import Benchmark
 from gossamer.formats.choose import pack
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.recipe.reader import parse_recipe
@@ -108,7 +111,7 @@ def workplace(things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(speed, "read_bandwidth", lambda threads, size: Bandwidth(1.0, 1.0, threads, size, 1))
     monkeypatch.setattr(speed, "num_cores", lambda: 1)
-    probed = dict.fromkeys(("load_seconds", "peak_memory_bytes", "baseline_bytes"), 1.0)
+    probed = LoadFigures(load_seconds=1.0, peak_memory_bytes=1, baseline_bytes=1)
     monkeypatch.setattr(speed, "probe_load", lambda *_: probed)
     return tmp_path
 
@@ -292,13 +295,13 @@ def test_the_page_explains_every_figure(workplace: Path) -> None:
     tokenizer.add_special_tokens({"mask_token": "<pad>"})
     tokenizer.save_pretrained(workplace / "masked")
     pairs = [("my-model", 2), ("my-encoder", None), ("masked", 1)]
-    printed = [
+    printed: list[Evaluation | Benchmark] = [
         gossamer.evaluate(model, against=model, text="evaluation.txt", num_windows=windows)
         for model, windows in pairs
     ]
     printed.append(gossamer.benchmark("my-model", against="my-model", tokens=2, repeats=1, threads=1))
     for figures in printed:
-        for key in leaves(figures):
+        for key in leaves(figures.to_dict()):
             assert f"`{key}`" in page, key
 
 

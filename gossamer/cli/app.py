@@ -8,8 +8,9 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -63,7 +64,7 @@ def inspect(model: Model, json_: Json = False) -> None:
     from gossamer.checkpoint.summary import inspect as run
     from gossamer.cli.show import print_summary
 
-    _print(run(model).to_dict(), json_, print_summary)
+    _print(run(model), json_, print_summary)
 
 
 @app.command()
@@ -93,16 +94,13 @@ def compress(
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
     _let_waiting_threads_sleep()
-    from gossamer.cli.show import print_compressed, print_plan, progress_bars
+    from gossamer.cli.show import print_compressed, print_preview, progress_bars
     from gossamer.compression.compress import compress as run
     from gossamer.compression.compress import preview
 
     if dry_run:
-        _print(
-            preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes).to_dict(),
-            json_,
-            print_plan,
-        )
+        previewed = preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes)
+        _print(previewed, json_, print_preview)
         return
     try:
         with progress_bars() as progress:
@@ -115,8 +113,12 @@ def compress(
             raise
         typer.echo(f"gossamer: interrupted{kept}", err=True)
         sys.exit(INTERRUPTED)
-    if result.manifest:  # the first of several processes
-        _print({"folder": str(result.folder), **result.manifest}, json_, print_compressed)
+    if not result.manifest:  # another than the first of several processes
+        return
+    if json_:
+        _print_json({"folder": str(result.folder), **result.manifest})
+    else:
+        print_compressed(result)
 
 
 @app.command()
@@ -151,11 +153,13 @@ def evaluate(
             model, text=text, against=against, length=length, num_windows=windows, stride=stride,
             activations=activations, engine=engine, progress=progress,
         )  # fmt: skip
-    remember(model, "evaluation", result)
+    remember(model, "evaluation", result.to_dict())
     _print(result, json_, print_evaluation)
-    if max_ratio is not None and result.get("perplexity_ratio") is None:
+    if max_ratio is None:
+        return
+    if result.perplexity_ratio is None:
         raise UsageError("--max-ratio is about perplexity, which only causal models have.")
-    if max_ratio is not None and not result["perplexity_ratio"] <= max_ratio:
+    if not result.perplexity_ratio <= max_ratio:
         raise typer.Exit(1)
 
 
@@ -190,7 +194,7 @@ def bench(
             model, against=against, threads=threads, prompt=prompt, tokens=tokens, repeats=repeats,
             prompt_tokens=prompt_tokens, activations=activations, engine=engine, peer=peer, progress=progress,
         )  # fmt: skip
-    remember(model, "benchmark", result)
+    remember(model, "benchmark", result.to_dict())
     _print(result, json_, print_benchmark)
 
 
@@ -217,7 +221,7 @@ def generate(
     if json_:
         text = "".join(writing.pieces)
         told = {"engine": writing.engine, "activations": writing.activations}
-        _print({"model": model, "prompt": prompt, "text": text, **told}, True, None)
+        _print_json({"model": model, "prompt": prompt, "text": text, **told})
         return
     typer.echo(f"engine: {writing.engine}, {writing.activations} activations", err=True)
     for piece in writing.pieces:
@@ -258,7 +262,7 @@ def search(
         typer.echo(f"gossamer: interrupted; the same command goes on from {out}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     _print(result, json_, print_search)
-    if result["reached"] is False:
+    if result.reached is False:
         raise typer.Exit(1)
 
 
@@ -276,7 +280,7 @@ def report(
     manifests = [read_manifest(folder) for folder in folders]
     names = [folder.resolve().name for folder in folders]
     write_report(manifests, out, names=names, overwrite=overwrite)
-    _print({"report": str(out)}, json_, lambda result: typer.echo(f"wrote {result['report']}"))
+    _print_path("report", out, json_)
 
 
 @app.command()
@@ -286,7 +290,10 @@ def recipes(json_: Json = False) -> None:
     from gossamer.recipe.reader import shipped_recipes
 
     shipped = shipped_recipes()
-    _print({name: recipe.to_dict() for name, recipe in shipped.items()}, json_, print_recipes)
+    if json_:
+        _print_json({name: recipe.to_dict() for name, recipe in shipped.items()})
+    else:
+        print_recipes(shipped)
 
 
 @app.command()
@@ -307,7 +314,7 @@ def export(
     from gossamer.checkpoint.write.export import export as run
 
     path = run(folder, out, format=format, dtype=dtype, overwrite=overwrite)
-    _print({"folder": str(path)}, json_, lambda result: typer.echo(f"wrote {result['folder']}"))
+    _print_path("folder", path, json_)
 
 
 @app.command()
@@ -365,11 +372,30 @@ def _let_waiting_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def _print(result: Any, as_json: bool, show: Any) -> None:
+class _Result(Protocol):
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+_R = TypeVar("_R", bound=_Result)
+
+
+def _print(result: _R, as_json: bool, show: Callable[[_R], None]) -> None:
     if as_json:
-        typer.echo(json.dumps(result, indent=1, ensure_ascii=False, default=str))
+        _print_json(result.to_dict())
     else:
         show(result)
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, default=str))
+
+
+def _print_path(what: str, path: Path, as_json: bool) -> None:
+    """Say what was written."""
+    if as_json:
+        _print_json({what: str(path)})
+    else:
+        typer.echo(f"wrote {path}")
 
 
 def main() -> None:

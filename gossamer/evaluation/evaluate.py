@@ -7,14 +7,15 @@ encoders: cosine between the sentence embeddings of model and parent.
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.calibration.batches import position_limit
-from gossamer.checkpoint.loading import Loaded, load
+from gossamer.checkpoint.loading import load
 from gossamer.checkpoint.source import open_model
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import Document, read_documents
@@ -23,7 +24,8 @@ from gossamer.errors import CheckpointError, DataError, UsageError
 from gossamer.evaluation.quality.divergence import compare
 from gossamer.evaluation.quality.embeddings import embedding_cosine, mean_pooled_embeddings
 from gossamer.evaluation.quality.perplexity import perplexity
-from gossamer.evaluation.quality.pseudo_perplexity import pseudo_perplexity
+from gossamer.evaluation.quality.pseudo_perplexity import PseudoPerplexityResult, pseudo_perplexity
+from gossamer.evaluation.result import Evaluation, Kind
 from gossamer.evaluation.speed.native import NativeModel
 from gossamer.progress import Progress, silent
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
@@ -31,6 +33,9 @@ from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 DEFAULT_LENGTH, DEFAULT_WINDOWS = 1024, 64
 PSEUDO_LENGTH, PSEUDO_WINDOWS, PSEUDO_POSITIONS = 128, 16, 16
 NUM_SENTENCES = 512
+
+
+Model: TypeAlias = PreTrainedModel | NativeModel
 
 
 def evaluate(
@@ -44,7 +49,7 @@ def evaluate(
     activations: str | None = None,
     engine: str = "auto",
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure `model` on `text`, and `against` (its parent) on the same windows in the same pass.
 
     Args:
@@ -59,71 +64,87 @@ def evaluate(
         progress: called as the work goes on.
 
     Returns:
-        JSON-able figures; see docs/evaluation.md for each of them.
+        The figures; see docs/evaluation.md for each of them.
 
     Raises:
         GossamerError: a model or text that cannot be read, or that do not belong together.
     """
     engine = choose_engine(model, engine)
     activations = activations or DEFAULT_ACTIVATIONS[engine]
-    subject = _subject(model, engine, activations)
-    parent = None if against is None else load(against, dtype=torch.float32)
-    parent_source = None if against is None else open_model(against)
-    result: dict[str, Any] = {
-        "model": str(model),
-        "parent": None if against is None else str(against),
-        "engine": engine,
-        "activations": activations,
-        "size_bytes": open_model(model).size_bytes,
-        "parent_size_bytes": None if parent_source is None else parent_source.size_bytes,
-        "parent_bf16_bytes": None if parent_source is None else 2 * parent_source.num_parameters,
-    }
+    subject = _open_subject(model, engine, activations)
+    parent = None if against is None else load(against, dtype=torch.float32).model
     if subject.tokenizer is None:
         raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")
     documents = deduplicate(read_documents(text)).documents
     kind = _kind(subject.model)
-    if parent is not None and _kind(parent.model) != kind:
+    if parent is not None and _kind(parent) != kind:
         raise UsageError(
-            f"{against}: a parent that does what {model} does ({kind}) was expected, not {_kind(parent.model)}."
+            f"{against}: a parent that does what {model} does ({kind}) was expected, not {_kind(parent)}."
         )
+    before = _conditions(kind, model, against, engine, activations)
     if kind == "embeddings":
-        return {**result, **_numbers(_embeddings(subject, parent, documents, progress), model, against)}
-    default = DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH
-    length = _fitting(length, default, subject.model)
+        return _checked(_embeddings(before, subject, parent, documents, progress))
+    length = _fitting(length, DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH, subject.model)
     if num_windows is None:
         num_windows = DEFAULT_WINDOWS if kind == "causal" else PSEUDO_WINDOWS
     vocabulary = subject.model.config.get_text_config().vocab_size
     stream = tokenize(documents, subject.tokenizer, Path(text).name, vocabulary)
     cut = windows(stream, length, stride, num_windows)
     measure = _causal if kind == "causal" else _masked
-    return {**result, **_numbers(measure(subject, parent, cut, progress), model, against)}
+    return _checked(measure(before, subject, parent, cut, progress))
 
 
-def _numbers(figures: dict[str, Any], model: str | Path, against: str | Path | None) -> dict[str, Any]:
-    """Return the figures; CheckpointError if one that rests on the outputs of a single model, or a cosine, is NaN."""
-    judged = {
-        "perplexity": model,
-        "parent_perplexity": against,
-        "pseudo_perplexity": model,
-        "parent_pseudo_perplexity": against,
-        "embedding_cosine_mean": f"{model} or {against}",
-    }
-    for key, path in judged.items():
-        if math.isnan(figures.get(key) or 0.0):
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """The model that is measured, and its tokenizer, which reads the text for the parent too."""
+
+    model: Model
+    tokenizer: PreTrainedTokenizerBase | None
+
+
+def _open_subject(model: str | Path, engine: str, activations: str) -> _Subject:
+    if engine == "torch":
+        return _Subject(*load(model, activations=activations))
+    return _Subject(NativeModel.open(model, activations), open_model(model).tokenizer())
+
+
+def _conditions(
+    kind: Kind, model: str | Path, against: str | Path | None, engine: str, activations: str
+) -> Evaluation:
+    """What is known before anything is measured."""
+    parent = None if against is None else open_model(against)
+    return Evaluation(
+        kind=kind,
+        model=str(model),
+        parent=None if against is None else str(against),
+        engine=engine,
+        activations=activations,
+        size_bytes=open_model(model).size_bytes,
+        parent_size_bytes=None if parent is None else parent.size_bytes,
+        parent_bf16_bytes=None if parent is None else 2 * parent.num_parameters,
+    )
+
+
+def _checked(result: Evaluation) -> Evaluation:
+    """Return it; CheckpointError if a figure that rests on the outputs of a single model, or a cosine, is NaN."""
+    judged = (
+        (result.perplexity, result.model),
+        (result.parent_perplexity, result.parent),
+        (result.pseudo_perplexity, result.model),
+        (result.parent_pseudo_perplexity, result.parent),
+        (result.embedding_cosine_mean, f"{result.model} or {result.parent}"),
+    )
+    for figure, path in judged:
+        if figure is not None and math.isnan(figure):
             raise CheckpointError(
                 f"{path}: the model predicts NaN on this text. Its weights are damaged, or too large."
             )
-    return figures
+    return result
 
 
-def _subject(model: str | Path, engine: str, activations: str) -> Loaded:
-    if engine == "torch":
-        return load(model, activations=activations)
-    native: Any = NativeModel.open(model, activations)
-    return Loaded(native, open_model(model).tokenizer())
-
-
-def _kind(model: PreTrainedModel) -> str:
+def _kind(model: Model) -> Kind:
+    if isinstance(model, NativeModel):
+        return "causal"
     if model.config.is_encoder_decoder:
         raise UsageError(
             f"{type(model).__name__}: perplexity of encoder-decoders is not measured; use your task's own metric."
@@ -133,7 +154,7 @@ def _kind(model: PreTrainedModel) -> str:
     return "masked" if model.get_output_embeddings() is not None else "embeddings"
 
 
-def _fitting(length: int | None, default: int, model: PreTrainedModel) -> int:
+def _fitting(length: int | None, default: int, model: Model) -> int:
     """The length asked for, or as much of the default as the model has positions for."""
     limit = position_limit(model)
     if length is None:
@@ -143,77 +164,79 @@ def _fitting(length: int | None, default: int, model: PreTrainedModel) -> int:
     return length
 
 
-def _causal(subject: Loaded, parent: Loaded | None, cut: Windows, progress: Progress) -> dict[str, Any]:
+def _causal(
+    before: Evaluation, subject: _Subject, parent: Model | None, cut: Windows, progress: Progress
+) -> Evaluation:
     def advance(done: int, total: int) -> None:
         progress("perplexity", done, total)
 
     if parent is None:
-        own = perplexity(subject.model, cut, advance)
-        compared: dict[str, Any] = dict.fromkeys(
-            (
-                "parent_perplexity",
-                "parent_bits_per_byte",
-                "kl_mean",
-                "top1_agreement",
-                "perplexity_ratio",
-                "perplexity_ratio_ci95",
-            )
-        )
+        own, both = perplexity(subject.model, cut, advance), None
     else:
-        both = compare(subject.model, parent.model, cut, advance)
+        both = compare(subject.model, parent, cut, advance)
         own = both.model
-        compared = {
-            "parent_perplexity": both.parent.perplexity,
-            "parent_bits_per_byte": both.parent.bits_per_byte,
-            "kl_mean": both.kl_mean,
-            "top1_agreement": both.top1_agreement,
-            "perplexity_ratio": both.perplexity_ratio,
-            "perplexity_ratio_ci95": both.perplexity_ratio_ci95,
-        }
-    return {
-        "perplexity": own.perplexity,
-        "bits_per_byte": own.bits_per_byte,
-        "perplexity_signature": own.signature,
-        "tokens": own.tokens,
-        **compared,
-    }
+    result = replace(
+        before,
+        perplexity=own.perplexity,
+        bits_per_byte=own.bits_per_byte,
+        perplexity_signature=own.signature,
+        tokens=own.tokens,
+    )
+    if both is None:
+        return result
+    return replace(
+        result,
+        parent_perplexity=both.parent.perplexity,
+        parent_bits_per_byte=both.parent.bits_per_byte,
+        kl_mean=both.kl_mean,
+        top1_agreement=both.top1_agreement,
+        perplexity_ratio=both.perplexity_ratio,
+        perplexity_ratio_ci95=both.perplexity_ratio_ci95,
+    )
 
 
-def _masked(subject: Loaded, parent: Loaded | None, cut: Windows, progress: Progress) -> dict[str, Any]:
-    def measure(loaded: Loaded) -> Any:
+def _masked(
+    before: Evaluation, subject: _Subject, parent: Model | None, cut: Windows, progress: Progress
+) -> Evaluation:
+    def measure(model: Model) -> PseudoPerplexityResult:
         return pseudo_perplexity(
-            loaded.model, subject.tokenizer, cut, positions=PSEUDO_POSITIONS,
+            model, subject.tokenizer, cut, positions=PSEUDO_POSITIONS,
             progress=lambda done, total: progress("pseudo-perplexity", done, total),
         )  # fmt: skip
 
-    own = measure(subject)
-    other = None if parent is None else measure(parent)
-    return {
-        "pseudo_perplexity": own.pseudo_perplexity,
-        "pseudo_perplexity_signature": own.signature,
-        "tokens": own.tokens,
-        "parent_pseudo_perplexity": None if other is None else other.pseudo_perplexity,
-    }
+    own = measure(subject.model)
+    return replace(
+        before,
+        pseudo_perplexity=own.pseudo_perplexity,
+        pseudo_perplexity_signature=own.signature,
+        tokens=own.tokens,
+        parent_pseudo_perplexity=None if parent is None else measure(parent).pseudo_perplexity,
+    )
 
 
 def _embeddings(
-    subject: Loaded, parent: Loaded | None, documents: Iterable[Document], progress: Progress
-) -> dict[str, Any]:
+    before: Evaluation,
+    subject: _Subject,
+    parent: Model | None,
+    documents: Iterable[Document],
+    progress: Progress,
+) -> Evaluation:
     if parent is None:
         raise UsageError("an encoder without a head is judged beside its parent: give it with --against.")
     sentences = first_sentences(documents, NUM_SENTENCES)
     progress("sentence embeddings", 0, 2)
     own = mean_pooled_embeddings(subject.model, subject.tokenizer, sentences)
     progress("sentence embeddings", 1, 2)
-    other = mean_pooled_embeddings(parent.model, subject.tokenizer, sentences)
+    other = mean_pooled_embeddings(parent, subject.tokenizer, sentences)
     progress("sentence embeddings", 2, 2)
     cosine_S = embedding_cosine(own, other)
-    return {
-        "sentences": len(sentences),
-        "embedding_cosine_mean": float(cosine_S.mean()),
-        "embedding_cosine_min": float(cosine_S.min()),
-        "embedding_cosine_p05": float(cosine_S.quantile(0.05)),
-    }
+    return replace(
+        before,
+        sentences=len(sentences),
+        embedding_cosine_mean=float(cosine_S.mean()),
+        embedding_cosine_min=float(cosine_S.min()),
+        embedding_cosine_p05=float(cosine_S.quantile(0.05)),
+    )
 
 
 def first_sentences(documents: Iterable[Document], count: int) -> list[str]:

@@ -4,6 +4,7 @@ import difflib
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from gossamer.errors import UsageError
 
@@ -25,6 +26,11 @@ class Budget:
     """Bytes of the folder, milliseconds for one decoded token, or perplexity over the dense model's (1.05)."""
     text: str
     """As it was given."""
+
+    @property
+    def axis(self) -> Literal["size", "latency"]:
+        """What perplexity is weighed against."""
+        return "latency" if self.key == "latency" else "size"
 
     @property
     def largest_loss(self) -> float:

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 from gossamer.data.sources import read_documents
 from gossamer.errors import GossamerError, UsageError
@@ -10,7 +9,7 @@ from gossamer.frontier.split import split_text
 from gossamer.frontier.state import STATE_FILE, State
 
 
-def open_folder(text: str, out: Path, arguments: dict[str, Any]) -> tuple[State, tuple[Path, Path]]:
+def open_folder(text: str, out: Path, arguments: dict[str, object]) -> tuple[State, tuple[Path, Path]]:
     """Return the state of the search in `out` and the text in two parts (calibration, held out).
 
     Raises:

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
 
 from gossamer.errors import RecipeError
 from gossamer.methods.solve.grid import Grid
@@ -87,25 +86,25 @@ def level(name: str) -> Level:
         steps.append(_step(prune, sparsity=float(found["percent"]) / 100, **rank))
     if found["n"]:
         steps.append(_step(prune, pattern=f"{found['n']}:{found['m']}", **rank))
-    grid: dict[str, Any] = {"bits": int(found["bits"]), "symmetric": not found["asym"]}
-    grid["group_size"] = None if found["group"] == "row" else int(found["group"][1:])
-    if found["method"] == "int":
-        grid |= {"rounds": 0} if steps else {}
-        steps.append(_step("gptq", **grid))
-    else:
-        steps.append(_step("rtn", **grid))
+    bits, symmetric = int(found["bits"]), not found["asym"]
+    group_size = None if found["group"] == "row" else int(found["group"][1:])
+    pruned = {"rounds": 0} if steps and found["method"] == "int" else {}
+    method = "gptq" if found["method"] == "int" else "rtn"
+    steps.append(_step(method, bits=bits, symmetric=symmetric, group_size=group_size, **pruned))
     if rank:
         steps.append(_step("eora", **rank))
     return Level(name, tuple(steps))
 
 
-def _step(method: str, **settings: Any) -> Step:
-    return Step(("*",), method, METHODS[method].settings(**settings))
+def _step(method: str, **settings: object) -> Step:
+    return Step(("*",), method, METHODS[method].settings.model_validate(settings))
 
 
 def fitting(name: str, num_inputs: int) -> str:
     """Return the level with groups that divide the inputs of a matrix: its own, else of 32, else whole rows."""
-    for group in (re.search(GROUP, name)[1], "g32"):  # type: ignore[index]
+    own = re.search(GROUP, name)
+    assert own is not None  # every level has groups
+    for group in (own[1], "g32"):
         if group == "row" or num_inputs % int(group[1:]) == 0:
             return re.sub(GROUP, f"-{group}", name)
     return re.sub(GROUP, "-row", name)

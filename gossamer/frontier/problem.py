@@ -1,6 +1,6 @@
 """The knapsack of one model and budget: who may have which level, and what the best assignments are.
 
-Predicted losses are those of the cheap stand-ins, added up. What the methods really lose is learned from the models
+Predicted losses are those of the cheap proxies, added up. What the methods really lose is learned from the models
 that were verified: one factor for all dense levels and one for all sparse ones, by least squares on
 
     log(perplexity ratio) = losses outside + dense factor * dense losses + sparse factor * sparse losses

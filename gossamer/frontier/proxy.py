@@ -1,7 +1,7 @@
-"""The dense model in memory, in which matrices are replaced for a moment by cheap stand-ins of what compression gives.
+"""The dense model in memory, in which matrices are replaced for a moment by cheap proxies of what compression gives.
 
-Stand-in of a level: pruned by Wanda's score and rounded to nearest without a search, which takes milliseconds. The real
-method (ADMM, GPTQ) does better; how much is measured on a few matrices (`sensitivity.discounts`), and the stand-in's
+Proxy of a level: pruned by Wanda's score and rounded to nearest without a search, which takes milliseconds. The real
+method (ADMM, GPTQ) does better; how much is measured on a few matrices (`sensitivity.discounts`), and the proxy's
 error is scaled to that size:
 
     W + sqrt(discount) (cheap(W) - W)
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gossamer.calibration.observe import BlockRunner, observed
 from gossamer.calibration.statistics import Gram, InputNorm
@@ -32,11 +33,11 @@ from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.pattern import RowBalanced, Unstructured
 
 
-class StandIn:
+class ProxyModel:
     """The dense model, what it says about the windows, and the norms of the inputs of its linears."""
 
     def __init__(self, source: Source, ids_NL: Tensor) -> None:
-        self.model: Any = source.load_dense(torch.float32)
+        self.model: PreTrainedModel = source.load_dense(torch.float32)
         self.model.config.use_cache = False
         self.parts = source.architecture
         self.runner = BlockRunner(self.model, [{"input_ids": ids_L[None]} for ids_L in ids_NL])
@@ -89,7 +90,7 @@ class StandIn:
         runner = BlockRunner(self.model, [{"input_ids": ids_L[None]} for ids_L in ids_NL])
         with observed({name: (self.module(name), Gram) for name in names}) as statistics:
             runner.run(block)
-        return dict(statistics)  # type: ignore[arg-type]
+        return {name: each for name, each in statistics.items() if isinstance(each, Gram)}
 
     def cheap(self, name: str, level: Level) -> Tensor:
         """Return weight_OI as the level's cheap form has it."""
@@ -119,5 +120,5 @@ def cheap_weight(weight_OI: Tensor, level: Level, norm_I: Tensor | None) -> Tens
 
 
 def scaled(dense_OI: Tensor, cheap_OI: Tensor, discount: float) -> Tensor:
-    """Return the stand-in whose error is `discount` times that of the cheap weight."""
+    """Return the proxy whose error is `discount` times that of the cheap weight."""
     return torch.lerp(dense_OI, cheap_OI, discount**0.5)

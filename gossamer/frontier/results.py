@@ -1,155 +1,123 @@
-"""What a search tells: the chosen recipe, the front, a verdict in words; recipes, search.json and search.html."""
+"""The results of a search: the chosen recipe, the front, a verdict; recipes, search.json and search.html."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gossamer.files import write_json
-from gossamer.frontier.candidates import KEPT, Hunt
-from gossamer.frontier.levels import Assignment, counts, is_low_rank, is_sparse
-from gossamer.frontier.page import write_page_of
+from gossamer.files import write_json, write_text
+from gossamer.frontier.budget import Budget
+from gossamer.frontier.findings import Findings
+from gossamer.frontier.job import Job
+from gossamer.frontier.measure import predict
+from gossamer.frontier.points import Point, pareto, predicted_point, verified_point
+from gossamer.frontier.problem import Problem
+from gossamer.frontier.record import DenseFigures, Evolution, from_dict
+from gossamer.frontier.verdict import verdict
+from gossamer.report.search_page import SearchedRecipe, SearchPage, write_search_page
 
 FRONT_POINTS = 12
 RESULT, PAGE, CHOSEN, RECIPES = "search.json", "search.html", "chosen.yaml", "recipes"
+KEPT = "model"
+"""Folder of the best model, where it is kept."""
 
 
-def tell(hunt: Hunt) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """Measured over predicted losses."""
+
+    dense: float
+    sparse: float
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a search wrote."""
+
+    recipe: str
+    result: str
+    page: str
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What `search` returns, and what is in search.json."""
+
+    model: str
+    budget: str
+    reached: bool | None
+    """Whether the chosen recipe is within the budget as measured; None: nothing was verified."""
+    verdict: str
+    chosen: Point
+    dense: DenseFigures
+    front: list[Point]
+    """The verified points that no other beats in both."""
+    points: list[Point]
+    """All of them, verified or predicted."""
+    factors: Factors
+    evolution: list[Evolution]
+    notes: list[str]
+    files: Files
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `--json` prints; the assignments themselves are in the recipes."""
+        values = asdict(self)
+        for each in (*values["evolution"], *values["points"], *values["front"], values["chosen"]):
+            del each["assignment"]
+        return values
+
+
+def write_results(job: Job, problem: Problem, findings: Findings, notes: list[str]) -> SearchResult:
     """Write everything that was found, and return it."""
-    verified = [_point(hunt, each) for each in hunt.measured()]
-    predicted = [
-        _predicted(hunt, number, each) for number, each in enumerate(hunt.problem.front(FRONT_POINTS), 1)
+    shutil.rmtree(job.out / RECIPES, ignore_errors=True)
+    (job.out / RECIPES).mkdir()
+    points = [verified_point(each, findings) for each in findings.verified()]
+    points += [
+        predicted_point(f"predicted {number}", assignment, predict(problem, assignment))
+        for number, assignment in enumerate(problem.front(FRONT_POINTS), 1)
     ]
-    chosen, assignment, reached = _chosen(hunt, verified)
-    axis = "latency_ms" if hunt.budget.key == "latency" else "size_bytes"
-    result = {
-        "model": hunt.model,
-        "budget": hunt.budget.text,
-        "reached": reached,
-        "verdict": _verdict(hunt, verified, chosen),
-        "chosen": chosen,
-        "dense": hunt.dense(),
-        "front": pareto(verified, axis),
-        "points": [*verified, *predicted],
-        "factors": {"dense": hunt.problem.factors[0], "sparse": hunt.problem.factors[1]},
-        "evolution": [
-            {key: each[key] for key in ("kl_before", "kl_after", "generations", "seconds")}
-            for each in hunt.state.section("evolved").values()
-        ],
-        "notes": hunt.notes,
-        "files": _write_recipes(hunt, verified, predicted, assignment),
-    }
-    chosen.pop("assignment", None)
-    chosen.setdefault("recipe", CHOSEN)
-    write_json(hunt.out / RESULT, result)
-    write_page_of(result, axis, hunt.budget, hunt.out / PAGE)
+    points = [_with_recipe(job, point, number) for number, point in enumerate(points, 1)]
+    chosen = _chosen(job, problem, findings, points)
+    _write(job.out / CHOSEN, job.recipe(f"chosen for {job.budget.text}", chosen.assignment).to_yaml())
+    axis = job.budget.axis
+    result = SearchResult(
+        model=job.model,
+        budget=job.budget.text,
+        reached=chosen.within_budget,
+        verdict=verdict(job.budget, points, chosen),
+        chosen=chosen,
+        dense=findings.dense,
+        front=pareto(points, axis),
+        points=points,
+        factors=Factors(*problem.factors),
+        evolution=[from_dict(Evolution, each) for each in job.state.section("evolved").values()],
+        notes=notes,
+        files=_files(job.out),
+    )
+    write_json(job.out / RESULT, result.to_dict())
+    write_search_page(_page(result, job.budget), job.out / PAGE)
     return result
 
 
-def _point(hunt: Hunt, record: dict[str, Any]) -> dict[str, Any]:
-    figures = ("size_bytes", "weights_bytes", "latency_ms", "perplexity", "compress_seconds", "engine")
-    return {
-        "name": record["name"],
-        "family": record["family"],
-        "within_budget": hunt.allowed(record),
-        "levels": counts(record["assignment"].values()),
-        "sparse": _has_sparse(record["assignment"]),
-        "predicted": record["predicted"],
-        "verified": {**{key: record[key] for key in figures}, "perplexity_ratio": hunt.ratio(record)},
-        "assignment": record["assignment"],
-    }
+def _chosen(job: Job, problem: Problem, findings: Findings, points: Sequence[Point]) -> Point:
+    """The point of the chosen model; where none was verified, the best prediction."""
+    model = findings.chosen()
+    if model is not None:
+        return next(
+            each for each in points if each.verified and each.assignment == model.candidate.assignment
+        )
+    assignment = problem.best("mixed") or problem.nearest()
+    name = f"best at {job.budget.text}, not verified"
+    return replace(predicted_point(name, assignment, predict(problem, assignment)), recipe=CHOSEN)
 
 
-def _predicted(hunt: Hunt, number: int, assignment: Assignment) -> dict[str, Any]:
-    return {
-        "name": f"predicted {number}",
-        "family": "front",
-        "within_budget": None,
-        "levels": counts(assignment.values()),
-        "sparse": _has_sparse(assignment),
-        "predicted": hunt.predicted(assignment),
-        "verified": None,
-        "assignment": assignment,
-    }
-
-
-def _has_sparse(assignment: Assignment) -> bool:
-    return any(is_sparse(option) for option in assignment.values())
-
-
-def _chosen(hunt: Hunt, verified: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], Assignment, bool | None]:
-    """The chosen point, its assignment, and whether it is within the budget (None: not verified)."""
-    record = hunt.chosen()
-    if record is None:
-        assignment = hunt.problem.best("mixed") or hunt.problem.nearest()
-        point = _predicted(hunt, 0, assignment) | {"name": f"best at {hunt.budget.text}, not verified"}
-        return point, assignment, None
-    point = next(each for each in verified if each["assignment"] == record["assignment"])
-    return point, record["assignment"], hunt.allowed(record)
-
-
-def _verdict(hunt: Hunt, verified: Sequence[dict[str, Any]], chosen: dict[str, Any]) -> str:
-    """Whether dense or sparse levels won, and by how much; what is nearest where the budget was missed."""
-    if chosen["verified"] is None:
-        return "Nothing was verified in the time that was given: the recipe is a prediction. Give more --minutes."
-    figures = chosen["verified"]
-    told = (
-        f"{figures['size_bytes'] / 1e6:.1f} MB, perplexity {figures['perplexity']:.2f} "
-        f"({figures['perplexity_ratio'] - 1:+.1%}){_low_rank_told(chosen['levels'])}"
-    )
-    if not chosen["within_budget"]:
-        return f"{hunt.budget.text} was not reached. The nearest that was verified: {chosen['name']}, {told}."
-    others = [each for each in verified if each["within_budget"] and each["sparse"] != chosen["sparse"]]
-    aim = "size_bytes" if hunt.budget.key == "perplexity" else "perplexity"
-    rival = min(others, key=lambda each: each["verified"][aim], default=None)
-    num_sparse = sum(count for name, count in chosen["levels"].items() if is_sparse(name))
-    winner = f"a recipe with {num_sparse} of {sum(chosen['levels'].values())} matrices sparse"
-    loser = "dense levels only"
-    if not chosen["sparse"]:
-        winner, loser = "dense quantization", "sparse levels"
-    if rival is None:
-        return f"{winner.capitalize()} wins with {told}; none with {loser} was verified within the budget."
-    beside = rival["verified"]
-    return (
-        f"{winner.capitalize()} wins with {told}; the best with {loser}: {beside['size_bytes'] / 1e6:.1f} MB, "
-        f"perplexity {beside['perplexity']:.2f} ({beside['perplexity_ratio'] - 1:+.1%})."
-    )
-
-
-def _low_rank_told(levels: Mapping[str, int]) -> str:
-    """How many matrices have a low-rank part, in words; nothing where none has."""
-    count = sum(number for name, number in levels.items() if is_low_rank(name))
-    return f", {count} of {sum(levels.values())} matrices with a low-rank part" if count else ""
-
-
-def pareto(points: Sequence[dict[str, Any]], axis: str) -> list[dict[str, Any]]:
-    """Return the verified points that no other beats in both, by rising cost."""
-    front: list[dict[str, Any]] = []
-    for point in sorted(points, key=lambda each: (each["verified"][axis], each["verified"]["perplexity"])):
-        if not front or point["verified"]["perplexity"] < front[-1]["verified"]["perplexity"]:
-            front.append(point)
-    return front
-
-
-def _write_recipes(
-    hunt: Hunt, verified: Sequence[dict[str, Any]], predicted: Sequence[dict[str, Any]], chosen: Assignment
-) -> dict[str, Any]:
-    """Write a recipe for every point, and name each in it; the assignment itself stays in the recipe alone."""
-    folder = hunt.out / RECIPES
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    _write(hunt.out / CHOSEN, hunt.recipe(f"chosen for {hunt.budget.text}", chosen).to_yaml())
-    for number, point in enumerate((*verified, *predicted), 1):
-        path = folder / f"{number:02d}-{_slug(point['name'])}.yaml"
-        _write(path, hunt.recipe(point["name"], point.pop("assignment")).to_yaml())
-        point["recipe"] = f"{RECIPES}/{path.name}"
-    kept = hunt.out / KEPT
-    return {
-        "recipe": str(hunt.out / CHOSEN),
-        "result": str(hunt.out / RESULT),
-        "page": str(hunt.out / PAGE),
-        "model": str(kept) if kept.is_dir() else None,
-    }
+def _with_recipe(job: Job, point: Point, number: int) -> Point:
+    """Write the recipe of a point, and name it there."""
+    path = Path(RECIPES) / f"{number:02d}-{_slug(point.name)}.yaml"
+    _write(job.out / path, job.recipe(point.name, point.assignment).to_yaml())
+    return replace(point, recipe=path.as_posix())
 
 
 def _slug(name: str) -> str:
@@ -158,6 +126,42 @@ def _slug(name: str) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    write_text(path, text)
+
+
+def _files(out: Path) -> Files:
+    kept = out / KEPT
+    return Files(
+        recipe=str(out / CHOSEN),
+        result=str(out / RESULT),
+        page=str(out / PAGE),
+        model=str(kept) if kept.is_dir() else None,
+    )
+
+
+def _page(result: SearchResult, budget: Budget) -> SearchPage:
+    return SearchPage(
+        model=result.model,
+        budget=result.budget,
+        verdict=result.verdict,
+        notes=result.notes,
+        dense_perplexity=result.dense.perplexity,
+        perplexity_signature=result.dense.perplexity_signature,
+        axis=budget.axis,
+        limit=budget.limit,
+        limited=budget.key,
+        recipes=[
+            SearchedRecipe(
+                name=point.name,
+                file=point.recipe,
+                levels=", ".join(f"{count} {name}" for name, count in point.levels.items()),
+                sparse=point.sparse,
+                size_bytes=(point.verified or point.predicted).size_bytes,
+                latency_ms=(point.verified or point.predicted).latency_ms,
+                perplexity=point.verified.perplexity if point.verified else None,
+                perplexity_ratio=point.verified.perplexity_ratio if point.verified else None,
+                predicted_ratio=point.predicted.perplexity_ratio,
+            )
+            for point in result.points
+        ],
+    )

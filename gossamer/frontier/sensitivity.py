@@ -32,7 +32,7 @@ from gossamer.frontier.levels import (
     options_for,
     without_rank,
 )
-from gossamer.frontier.proxy import StandIn, cheap_weight, scaled
+from gossamer.frontier.proxy import ProxyModel, cheap_weight, scaled
 from gossamer.frontier.state import State
 from gossamer.methods.solve.error import relative_output_error
 from gossamer.methods.solve.layer_weight import LayerWeight
@@ -68,7 +68,7 @@ def plan_sweep(num_parts: int, forward_seconds: float, seconds: float) -> Sweep:
 
 
 def discounts(
-    standin: StandIn, names: Iterable[str], ids_NL: Tensor, state: State, progress: Progress
+    proxy: ProxyModel, names: Iterable[str], ids_NL: Tensor, state: State, progress: Progress
 ) -> None:
     """Measure what the methods themselves lose, over what their cheap forms lose, and the time they take.
 
@@ -77,28 +77,28 @@ def discounts(
     and few tokens would let them look perfect. Writes the sections `discounts` (level -> ratio) and `solve_seconds`
     (level -> seconds for a weight).
     """
-    blocks = standin.parts.blocks
+    blocks = proxy.parts.blocks
     block = blocks[len(blocks) // 2]
-    linears = standin.parts.linears(block)
+    linears = proxy.parts.linears(block)
     samples = tuple(dict.fromkeys((linears[0], linears[-1])))
     wanted = [name for name in names if name not in state.section("discounts")]
     fitted: dict[str, Gram] = {}
     judged: dict[str, Gram] = {}
     if any(name not in OUTSIDE for name in wanted):
         progress("trying the methods", 0, len(wanted))
-        fitted = standin.grams(block, samples, ids_NL[JUDGING:] if len(ids_NL) > JUDGING else ids_NL)
-        judged = standin.grams(block, samples, ids_NL[:JUDGING])
+        fitted = proxy.grams(block, samples, ids_NL[JUDGING:] if len(ids_NL) > JUDGING else ids_NL)
+        judged = proxy.grams(block, samples, ids_NL[:JUDGING])
     for number, name in enumerate(wanted):
         progress("trying the methods", number, len(wanted))
         ratios, seconds, weights = [], 0.0, 0
-        for sample in samples if name not in OUTSIDE else (standin.parts.token_embedding,):
+        for sample in samples if name not in OUTSIDE else (proxy.parts.token_embedding,):
             if sample is None:
                 continue
             started = time.perf_counter()
-            chosen = level(fitting(name, standin.weight(sample).shape[1]))
-            ratios.append(_discount(standin, sample, chosen, fitted.get(sample), judged.get(sample)))
+            chosen = level(fitting(name, proxy.weight(sample).shape[1]))
+            ratios.append(_discount(proxy, sample, chosen, fitted.get(sample), judged.get(sample)))
             seconds += time.perf_counter() - started
-            weights += min(standin.weight(sample).numel(), SAMPLE_ROWS * standin.weight(sample).shape[1])
+            weights += min(proxy.weight(sample).numel(), SAMPLE_ROWS * proxy.weight(sample).shape[1])
         if ratios:
             state.put("discounts", name, math.exp(sum(map(math.log, ratios)) / len(ratios)))
             state.put("solve_seconds", name, seconds / weights)
@@ -106,14 +106,14 @@ def discounts(
         progress("trying the methods", len(wanted), len(wanted))
 
 
-def _discount(standin: StandIn, name: str, chosen: Level, fitted: Gram | None, judged: Gram | None) -> float:
+def _discount(proxy: ProxyModel, name: str, chosen: Level, fitted: Gram | None, judged: Gram | None) -> float:
     """Error of the method over the error of its cheap form on one matrix, at most 1."""
-    dense_OI = standin.weight(name)[:SAMPLE_ROWS].contiguous()
+    dense_OI = proxy.weight(name)[:SAMPLE_ROWS].contiguous()
     layer = LayerWeight(dense_OI)
     for step in chosen.steps:
         statistic = fitted if step.needs is not None else None
         layer = METHODS[step.method].apply(layer, statistic, step.settings, [])
-    cheap_OI = cheap_weight(dense_OI, chosen, standin.norm_I.get(name))
+    cheap_OI = cheap_weight(dense_OI, chosen, proxy.norm_I.get(name))
     if judged is None:
         real, cheap = (float((each - dense_OI).square().sum()) for each in (layer.whole_OI, cheap_OI))
     else:
@@ -131,24 +131,24 @@ def discount_of(name: str, state: State) -> float:
     return known.get(alike[0] if alike else ANCHORS[is_sparse(name)], 1.0)
 
 
-def sweep_outside(standin: StandIn, names: list[str], state: State, progress: Progress) -> None:
+def sweep_outside(proxy: ProxyModel, names: list[str], state: State, progress: Progress) -> None:
     """Measure embedding and head at each of their levels."""
     wanted = [
         (name, option)
         for name in names
-        for option in options_for(OUTSIDE, standin.weight(name).shape[1])
+        for option in options_for(OUTSIDE, proxy.weight(name).shape[1])
         if f"{name} {option}" not in state.section("kl")
     ]
     for number, (name, option) in enumerate(wanted):
         progress("sensitivity of embedding and head", number, len(wanted))
-        _measure(standin, name, option, state)
+        _measure(proxy, name, option, state)
     if wanted:
         progress("sensitivity of embedding and head", len(wanted), len(wanted))
 
 
-def sweep_blocks(standin: StandIn, sweep: Sweep, state: State, progress: Progress, left: Clock) -> None:
+def sweep_blocks(proxy: ProxyModel, sweep: Sweep, state: State, progress: Progress, left: Clock) -> None:
     """Measure the linears of the blocks at the anchors; what time does not allow is left to the neighbours."""
-    blocks, parts = standin.parts.blocks, standin.parts
+    blocks, parts = proxy.parts.blocks, proxy.parts
     done, late = 0, False
     for stack in parts.stacks:
         for name in stack:
@@ -156,38 +156,38 @@ def sweep_blocks(standin: StandIn, sweep: Sweep, state: State, progress: Progres
             late = late or (left() <= 0 and any(key.startswith(blocks[0]) for key in state.section("kl")))
             if done % sweep.every == 0 and not late:
                 for linear in parts.linears(name):
-                    for anchor in options_for(sweep.anchors, standin.weight(linear).shape[1]):
+                    for anchor in options_for(sweep.anchors, proxy.weight(linear).shape[1]):
                         if f"{linear} {anchor}" not in state.section("kl"):
-                            _measure(standin, linear, anchor, state)
-            standin.runner.finish(name, standin.runner.run(name), stack)
+                            _measure(proxy, linear, anchor, state)
+            proxy.runner.finish(name, proxy.runner.run(name), stack)
             done += 1
-    standin.runner.forget()
+    proxy.runner.forget()
     state.save()
     progress("sensitivity of blocks", done, len(blocks))
 
 
-def _measure(standin: StandIn, name: str, option: str, state: State) -> None:
+def _measure(proxy: ProxyModel, name: str, option: str, state: State) -> None:
     chosen = level(option)
-    cheap_OI = standin.cheap(name, chosen)
-    weight_OI = scaled(standin.weight(name), cheap_OI, discount_of(option, state))
-    error = standin.error(name, weight_OI)
-    with standin.replaced({name: weight_OI}):
-        state.put("kl", f"{name} {option}", [standin.kl(), error])
+    cheap_OI = proxy.cheap(name, chosen)
+    weight_OI = scaled(proxy.weight(name), cheap_OI, discount_of(option, state))
+    error = proxy.error(name, weight_OI)
+    with proxy.replaced({name: weight_OI}):
+        state.put("kl", f"{name} {option}", [proxy.kl(), error])
 
 
 class Losses:
     """The loss that a level of a part adds, from what was measured."""
 
-    def __init__(self, standin: StandIn, state: State) -> None:
-        self.standin, self.state = standin, state
+    def __init__(self, proxy: ProxyModel, state: State) -> None:
+        self.proxy, self.state = proxy, state
         self.measured: dict[str, dict[str, tuple[float, float]]] = {}
         for key, (kl, error) in state.section("kl").items():
             name, _, option = key.partition(" ")
             self.measured.setdefault(name, {})[option] = (kl, error)
         self.owners = {
             linear: (number, linear.removeprefix(block + "."))
-            for number, block in enumerate(standin.parts.blocks)
-            for linear in standin.parts.linears(block)
+            for number, block in enumerate(proxy.parts.blocks)
+            for linear in proxy.parts.linears(block)
         }
 
     def prepare(self, options: Mapping[str, Iterable[str]], progress: Progress) -> None:
@@ -213,7 +213,7 @@ class Losses:
         errors, plain = self.state.section("errors"), without_rank(option)
         key = f"{name} {plain}"
         if key not in errors:
-            cheap = self.standin.error(name, self.standin.cheap(name, level(plain)))
+            cheap = self.proxy.error(name, self.proxy.cheap(name, level(plain)))
             self.state.put("errors", key, cheap * discount_of(plain, self.state))
         given_back = discount_of(option, self.state) / discount_of(plain, self.state)
         return max(errors[key] * given_back, SMALLEST_ERROR)

@@ -11,6 +11,7 @@ from pathlib import Path
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import Document, read_documents
 from gossamer.errors import DataError
+from gossamer.files import write_text
 
 HELD_OUT = 0.25
 CALIBRATION_FILE, HELD_OUT_FILE = "calibration.jsonl", "heldout.jsonl"
@@ -27,9 +28,7 @@ def split_text(text: str, folder: Path) -> tuple[Path, Path]:
     documents = deduplicate(read_documents(text)).documents
     for path, part in zip(paths, divided(documents, text), strict=True):
         lines = [json.dumps({"text": document.text}, ensure_ascii=False) + "\n" for document in part]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, "".join(lines))
     return paths
 
 

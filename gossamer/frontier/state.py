@@ -20,7 +20,7 @@ SAVE_SECONDS = 5.0
 class State:
     """Measurements by section and key; written to disk at most every few seconds, and when asked."""
 
-    def __init__(self, folder: Path, arguments: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, arguments: dict[str, object]) -> None:
         self.path = folder / STATE_FILE
         self._saved = time.monotonic()
         self.sections: dict[str, dict[str, Any]] = {}
@@ -47,7 +47,7 @@ class State:
         self._saved = time.monotonic()
 
 
-def _read(path: Path, arguments: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _read(path: Path, arguments: dict[str, object]) -> dict[str, dict[str, Any]]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         version, before, sections = stored["version"], stored["arguments"], stored["sections"]

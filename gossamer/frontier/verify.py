@@ -3,24 +3,18 @@
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from gossamer.checkpoint.manifest import remember
 from gossamer.compression.compress import compress
 from gossamer.evaluation.evaluate import evaluate
 from gossamer.evaluation.speed.native import NativeModel
 from gossamer.evaluation.speed.prompt import random_prompt
-from gossamer.frontier.state import State
+from gossamer.frontier.record import DenseFigures, Figures
 from gossamer.progress import Progress
 from gossamer.recipe.recipe import Recipe
 
 PROMPT, TOKENS, ROUNDS = 32, 32, 5
-PASSES = 8
-"""What observing costs besides solving, in forward passes over the calibration text."""
-FIRST_FACTOR, MARGIN = 1.3, 1.15
-"""How wrong an estimate of time may be, before a run was timed and after."""
 
 
 def verify(
@@ -32,7 +26,7 @@ def verify(
     windows: int,
     native: bool,
     progress: Progress,
-) -> dict[str, Any]:
+) -> Figures:
     """Write the model to `folder` (replacing it) and return what was measured on it.
 
     Args:
@@ -42,18 +36,20 @@ def verify(
     started = time.monotonic()
     made = compress(model, recipe, out=folder, text=str(texts[0]), overwrite=True, progress=progress)
     compressed = time.monotonic()
-    figures = evaluate(folder, text=texts[1], num_windows=windows, progress=progress)
-    remember(folder, "evaluation", figures)
-    return {
-        "size_bytes": made.manifest["size"]["total_bytes"],
-        "weights_bytes": made.manifest["size"]["weights_bytes"],
-        "perplexity": figures["perplexity"],
-        "perplexity_signature": figures["perplexity_signature"],
-        "engine": figures["engine"],
-        "latency_ms": decode_ms(folder) if native else None,
-        "compress_seconds": compressed - started,
-        "seconds": time.monotonic() - started,
-    }
+    quality = evaluate(folder, text=texts[1], num_windows=windows, progress=progress)
+    remember(folder, "evaluation", quality.to_dict())
+    assert quality.perplexity is not None  # a causal model
+    assert quality.perplexity_signature is not None
+    return Figures(
+        size_bytes=made.manifest["size"]["total_bytes"],
+        weights_bytes=made.manifest["size"]["weights_bytes"],
+        perplexity=quality.perplexity,
+        perplexity_signature=quality.perplexity_signature,
+        engine=quality.engine,
+        latency_ms=decode_ms(folder) if native else None,
+        compress_seconds=compressed - started,
+        seconds=time.monotonic() - started,
+    )
 
 
 def decode_ms(path: str | Path) -> float:
@@ -66,37 +62,20 @@ def decode_ms(path: str | Path) -> float:
 
 def measure_dense(
     model: str | Path, held_out: Path, windows: int, native: bool, progress: Progress
-) -> dict[str, Any]:
+) -> DenseFigures:
     """Return the figures of the dense parent by the same protocol."""
     started = time.monotonic()
-    figures = evaluate(model, text=held_out, num_windows=windows, progress=progress)
+    quality = evaluate(model, text=held_out, num_windows=windows, progress=progress)
     taken = time.monotonic() - started
-    return {
-        "size_bytes": figures["size_bytes"],
-        "perplexity": figures["perplexity"],
-        "perplexity_signature": figures["perplexity_signature"],
-        "latency_ms": decode_ms(model) if native else None,
-        "evaluate_seconds": taken,
-    }
-
-
-def expected_seconds(
-    assignment: Mapping[str, str],
-    num_weights: Mapping[str, int],
-    tokens: int,
-    state: State,
-    solve_seconds: Callable[[str], float],
-) -> float:
-    """Return how long `verify` takes by its parts: solving, observing, evaluating."""
-    solving = sum(num_weights[name] * solve_seconds(option) for name, option in assignment.items())
-    observing = PASSES * tokens * float(state.section("speed")["forward_seconds_per_token"])
-    return solving + observing + float(state.section("dense")["figures"]["evaluate_seconds"])
-
-
-def time_factor(state: State) -> float:
-    """Return what to multiply an expectation by: how much longer the slowest run so far took, and a margin."""
-    known = [each["time_factor"] for each in state.section("verified").values() if "time_factor" in each]
-    return MARGIN * max(known) if known else FIRST_FACTOR
+    assert quality.perplexity is not None  # a causal model
+    assert quality.perplexity_signature is not None
+    return DenseFigures(
+        size_bytes=quality.size_bytes,
+        perplexity=quality.perplexity,
+        perplexity_signature=quality.perplexity_signature,
+        latency_ms=decode_ms(model) if native else None,
+        evaluate_seconds=taken,
+    )
 
 
 def discard(folder: Path) -> None:

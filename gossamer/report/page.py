@@ -9,7 +9,6 @@ hashes, so that none other runs.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gossamer.errors import RunError, UsageError
 from gossamer.files import write_text
@@ -69,7 +68,7 @@ class Section:
 
 
 def write_report(
-    manifests: Sequence[Mapping[str, Any]],
+    manifests: Sequence[Mapping[str, object]],
     out: Path | str,
     *,
     names: Sequence[str] | None = None,
@@ -104,7 +103,7 @@ def write_report(
     return out
 
 
-def default_names(manifests: Sequence[Any]) -> list[str]:
+def default_names(manifests: Sequence[object]) -> list[str]:
     """Return a name for each model from its recipe, numbered where two are alike."""
     plain_names = [text(each, "recipe", "name") or text(each, "name") or "compressed" for each in manifests]
     return [
@@ -113,7 +112,7 @@ def default_names(manifests: Sequence[Any]) -> list[str]:
     ]
 
 
-def render(manifests: Sequence[Any], names: list[str]) -> str:
+def render(manifests: Sequence[object], names: list[str]) -> str:
     """Return the page."""
     parents = list(dict.fromkeys(parent_name(each) for each in manifests))
     return html.render(
@@ -135,13 +134,13 @@ def render(manifests: Sequence[Any], names: list[str]) -> str:
 # ---- figures over all models ------------------------------------------------------------------------------
 
 
-def _dense_names(manifests: Sequence[Any]) -> dict[str, str]:
+def _dense_names(manifests: Sequence[object]) -> dict[str, str]:
     """Return what to call each parent in a figure: "dense" suffices when there is one."""
     names = {parent_key(each): f"{parent_name(each)}, dense" for each in manifests}
     return names if len(names) > 1 else dict.fromkeys(names, "dense")
 
 
-def _sizes(manifests: Sequence[Any], names: Sequence[str]) -> Figure | None:
+def _sizes(manifests: Sequence[object], names: Sequence[str]) -> Figure | None:
     """Bars by part; each parent once, above its models."""
     bars: list[tuple[str, dict[str, float]]] = []
     seen: set[str] = set()
@@ -157,7 +156,7 @@ def _sizes(manifests: Sequence[Any], names: Sequence[str]) -> Figure | None:
 
 
 def _against(
-    manifests: Sequence[Any],
+    manifests: Sequence[object],
     names: Sequence[str],
     own: tuple[str, ...],
     dense: tuple[str, ...],
@@ -182,7 +181,7 @@ def _against(
 # ---- one model --------------------------------------------------------------------------------------------
 
 
-def _section(manifest: Any, name: str) -> Section:
+def _section(manifest: object, name: str) -> Section:
     known = layers(manifest)
     return Section(
         name=name,
@@ -243,7 +242,7 @@ def _by_step(known: Sequence[Layer]) -> list[list[str]]:
     return rows
 
 
-def _by_block(manifest: Any) -> list[list[str]]:
+def _by_block(manifest: object) -> list[list[str]]:
     """A line for each block whose outputs were compared with the dense model's, with every training of it."""
     rows = []
     for block in entries(manifest, "blocks"):
@@ -260,7 +259,7 @@ def _by_block(manifest: Any) -> list[list[str]]:
     return rows
 
 
-def _by_format(manifest: Any, known: Sequence[Layer]) -> list[list[str]]:
+def _by_format(manifest: object, known: Sequence[Layer]) -> list[list[str]]:
     """A line for each format: how many matrices, weights, bytes, bits per weight; and what was not packed."""
     rows = []
     for kind in dict.fromkeys(layer.format for layer in known):
@@ -275,7 +274,7 @@ def _by_format(manifest: Any, known: Sequence[Layer]) -> list[list[str]]:
     return rows
 
 
-def _notes(manifest: Any, known: Sequence[Layer]) -> list[tuple[str, str]]:
+def _notes(manifest: object, known: Sequence[Layer]) -> list[tuple[str, str]]:
     """Notes of the run, and those of layers gathered by their words."""
     notes = [(note, "") for note in (*texts(manifest, "notes"), *texts(manifest, "run", "notes"))]
     gathered: dict[str, list[str]] = {}
@@ -288,11 +287,11 @@ def _notes(manifest: Any, known: Sequence[Layer]) -> list[tuple[str, str]]:
     return notes
 
 
-def _facts(manifest: Any, wanted: Sequence[tuple[str, tuple[str, ...]]]) -> Facts:
+def _facts(manifest: object, wanted: Sequence[tuple[str, tuple[str, ...]]]) -> Facts:
     return [(title, shown) for title, path in wanted if (shown := text(manifest, *path)) is not None]
 
 
-def _provenance(manifest: Any) -> Facts:
+def _provenance(manifest: object) -> Facts:
     facts = _facts(
         manifest,
         [
@@ -314,7 +313,7 @@ def _provenance(manifest: Any) -> Facts:
     return facts if parent_size is None else [facts[0], ("Parent's own files", parent_size), *facts[1:]]
 
 
-def _run(manifest: Any) -> Facts:
+def _run(manifest: object) -> Facts:
     pairs = [
         ("Time", seconds(number(manifest, "run", "seconds"))),
         ("Peak memory", size(number(manifest, "run", "peak_memory_bytes"))),
@@ -326,7 +325,7 @@ def _run(manifest: Any) -> Facts:
     return [(title, shown) for title, shown in pairs if shown is not None]
 
 
-def _measurements(manifest: Any) -> Facts:
+def _measurements(manifest: object) -> Facts:
     """Numbers of the evaluation that have no place in the main table."""
     found = look(manifest, *EVALUATION)
     if not isinstance(found, Mapping):

@@ -7,7 +7,6 @@ A report must be possible for every folder: what is missing, of another type or 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 LONGEST_TEXT = 4000
 ABSENT = "\u2013"
@@ -15,7 +14,7 @@ ABSENT = "\u2013"
 TIMES = "\u00d7"
 
 
-def look(value: Any, *path: str) -> Any:
+def look(value: object, *path: str) -> object:
     """Return what stands at `path` in nested mappings, or None."""
     for key in path:
         if not isinstance(value, Mapping):
@@ -24,7 +23,7 @@ def look(value: Any, *path: str) -> Any:
     return value
 
 
-def number(value: Any, *path: str) -> float | None:
+def number(value: object, *path: str) -> float | None:
     """Return the finite number at `path`, or None."""
     found = look(value, *path)
     if isinstance(found, bool) or not isinstance(found, int | float):
@@ -35,7 +34,7 @@ def number(value: Any, *path: str) -> float | None:
         return None
 
 
-def text(value: Any, *path: str) -> str | None:
+def text(value: object, *path: str) -> str | None:
     """Return what stands at `path` as text if it is text or a number, cut to a length that can be shown."""
     found = look(value, *path)
     if isinstance(found, bool) or not isinstance(found, str | int | float) or found == "":
@@ -47,13 +46,13 @@ def text(value: Any, *path: str) -> str | None:
     return shown if len(shown) <= LONGEST_TEXT else shown[:LONGEST_TEXT] + " ..."
 
 
-def texts(value: Any, *path: str) -> list[str]:
+def texts(value: object, *path: str) -> list[str]:
     """Return the texts in the list at `path`."""
     found = look(value, *path)
     return [shown for each in found if (shown := text(each))] if isinstance(found, list) else []
 
 
-def numbers(value: Any, *path: str) -> dict[str, float]:
+def numbers(value: object, *path: str) -> dict[str, float]:
     """Return the entries of the mapping at `path` that are numbers, none below zero."""
     found = look(value, *path)
     if not isinstance(found, Mapping):
@@ -62,7 +61,7 @@ def numbers(value: Any, *path: str) -> dict[str, float]:
     return {key: each for key, each in pairs if each is not None and each >= 0}
 
 
-def entries(value: Any, *path: str) -> list[Mapping[str, Any]]:
+def entries(value: object, *path: str) -> list[Mapping[str, object]]:
     """Return the mappings in the list at `path`."""
     found = look(value, *path)
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
@@ -86,12 +85,12 @@ class Layer:
     """Each step's method, and the error after it."""
 
 
-def layers(manifest: Any) -> list[Layer]:
+def layers(manifest: object) -> list[Layer]:
     """Return the layers of a manifest; entries that cannot be read are left out."""
     return [_layer(each) for each in entries(manifest, "layers")]
 
 
-def _layer(entry: Any) -> Layer:
+def _layer(entry: object) -> Layer:
     name = text(entry, "name") or "?"
     block = number(entry, "block")
     shape = look(entry, "shape")

@@ -1,15 +1,14 @@
 """The main table of a report: every figure of the dense parents and the compressed models side by side."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from gossamer.report.record import ABSENT, TIMES, layers, look, number, plain, seconds, share, size, text
 
 EVALUATION, BENCHMARK = ("measured", "evaluation"), ("measured", "benchmark")
-Read = Callable[[Any], float | None]
+Read = Callable[[object], float | None]
 Show = Callable[[float | None], str | None]
-Compare = Callable[[Any, float, float], str]
+Compare = Callable[[object, float, float], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Column:
     """A model: the manifest it stands in, and whether it is the dense parent there."""
 
     name: str
-    manifest: Any
+    manifest: object
     dense: bool
 
 
@@ -51,7 +50,7 @@ class Table:
     """A benchmark ran on a busy machine, so that its speeds must not be quoted."""
 
 
-def make_table(manifests: Sequence[Any], names: Sequence[str]) -> Table:
+def make_table(manifests: Sequence[object], names: Sequence[str]) -> Table:
     """Return the table of these compressed models and their parents (each parent once, before its models)."""
     columns: list[Column] = []
     seen: list[str] = []
@@ -68,21 +67,21 @@ def make_table(manifests: Sequence[Any], names: Sequence[str]) -> Table:
     return Table(columns, [_row(line, columns) for line in _LINES], _remarks(manifests), noisy)
 
 
-def parent_key(manifest: Any) -> str:
+def parent_key(manifest: object) -> str:
     """Return what tells parents apart: the hash of the weights, else the name."""
     return text(manifest, "parent", "sha256") or text(manifest, "parent", "name") or "?"
 
 
-def parent_name(manifest: Any) -> str:
+def parent_name(manifest: object) -> str:
     """Return the name of the dense parent."""
     return text(manifest, "parent", "name") or "unnamed model"
 
 
-def _best_parent(manifests: Sequence[Any], parent: str) -> Any:
+def _best_parent(manifests: Sequence[object], parent: str) -> object:
     """Return the manifest that says most about this parent: the one with the most measurements."""
     own = [each for each in manifests if parent_key(each) == parent]
 
-    def said(manifest: Any) -> int:
+    def said(manifest: object) -> int:
         measured = look(manifest, "measured")
         if not look(manifest, "parent"):
             return -1
@@ -91,20 +90,20 @@ def _best_parent(manifests: Sequence[Any], parent: str) -> Any:
     return max(own, key=said)
 
 
-def parameters(manifest: Any) -> float | None:
+def parameters(manifest: object) -> float | None:
     """Return the number of parameters of the parent."""
     num_bytes = number(manifest, "parent", "bf16_bytes")
     return num_bytes / 2 if num_bytes else None
 
 
-def sparsity(manifest: Any) -> float | None:
+def sparsity(manifest: object) -> float | None:
     """Return the share of zeros in the compressed matrices, weighted by their sizes."""
     known = [each for each in layers(manifest) if each.sparsity is not None and each.num_weights]
     total = sum(each.num_weights for each in known)
     return sum((each.sparsity or 0.0) * each.num_weights for each in known) / total if total else None
 
 
-def bits_per_weight(manifest: Any) -> float | None:
+def bits_per_weight(manifest: object) -> float | None:
     """Return the bits of all stored weights / the parent's parameters."""
     num_bytes, count = number(manifest, "size", "weights_bytes"), parameters(manifest)
     return 8 * num_bytes / count if num_bytes is not None and count else None
@@ -116,7 +115,7 @@ def bits_per_weight(manifest: Any) -> float | None:
 def times(more: str, less: str) -> Compare:
     """Say how many times more or less: 2.5x faster."""
 
-    def compare(_manifest: Any, value: float, dense: float) -> str:
+    def compare(_manifest: object, value: float, dense: float) -> str:
         if value <= 0 or dense <= 0:
             return ""
         ratio = value / dense
@@ -128,7 +127,7 @@ def times(more: str, less: str) -> Compare:
 def measured_ratio(name: str, more: str, less: str) -> Compare:
     """Say the ratio as the benchmark found it in paired rounds, with its spread."""
 
-    def compare(manifest: Any, value: float, dense: float) -> str:
+    def compare(manifest: object, value: float, dense: float) -> str:
         found = look(manifest, *BENCHMARK, "ratios", name)
         ratio, low, high = number(found, "ratio"), number(found, "low"), number(found, "high")
         if ratio is None or low is None or high is None or min(ratio, low, high) <= 0:
@@ -142,7 +141,7 @@ def measured_ratio(name: str, more: str, less: str) -> Compare:
     return compare
 
 
-def perplexity_ratio(manifest: Any, value: float, dense: float) -> str:
+def perplexity_ratio(manifest: object, value: float, dense: float) -> str:
     """Say the ratio with its confidence interval."""
     if dense <= 0:
         return ""
@@ -155,7 +154,7 @@ def perplexity_ratio(manifest: Any, value: float, dense: float) -> str:
     return shown
 
 
-def difference(_manifest: Any, value: float, dense: float) -> str:
+def difference(_manifest: object, value: float, dense: float) -> str:
     """Say the ratio of two figures."""
     return f"{TIMES}{plain(value / dense)}" if dense > 0 else ""
 
@@ -189,7 +188,7 @@ def _speed(
     return _Line(label, unit, own, dense, show, compare, start)
 
 
-def _dense_bits(manifest: Any) -> float | None:
+def _dense_bits(manifest: object) -> float | None:
     return 16.0 if parameters(manifest) else None
 
 
@@ -266,7 +265,7 @@ def _row(line: _Line, columns: Sequence[Column]) -> Row:
     return Row(line.label, line.unit, cells, line.start)
 
 
-def _remarks(manifests: Sequence[Any]) -> list[str]:
+def _remarks(manifests: Sequence[object]) -> list[str]:
     """What a reader must know to judge the table: signature and conditions."""
     remarks = []
     signatures = _distinct(text(each, *EVALUATION, "perplexity_signature") for each in manifests)
@@ -282,7 +281,7 @@ def _remarks(manifests: Sequence[Any]) -> list[str]:
     return remarks
 
 
-def _conditions(manifest: Any) -> str | None:
+def _conditions(manifest: object) -> str | None:
     threads = number(manifest, *BENCHMARK, "threads")
     if threads is None:
         return None
@@ -297,5 +296,5 @@ def _conditions(manifest: Any) -> str | None:
     return ", ".join([*parts, *filter(None, [text(manifest, *BENCHMARK, "cpu")])])
 
 
-def _distinct(values: Any) -> list[str]:
+def _distinct(values: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(value for value in values if value is not None))

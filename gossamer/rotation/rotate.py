@@ -6,7 +6,6 @@ O output features, I input features.
 """
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from gossamer.checkpoint.write.writer import FolderWriter, check_target, disk_er
 from gossamer.errors import CheckpointError, UnsupportedModelError, UsageError
 from gossamer.progress import Progress, silent
 from gossamer.rotation.families import WHAT, RotationPlan, plan_rotation
-from gossamer.rotation.hadamard import Rotation
+from gossamer.rotation.result import Rotated, RotatedParent, RotationMatrix
 
 RECORD = "rotation.json"
 LARGEST_SEED = 2**63 - 1
@@ -35,7 +34,7 @@ def rotate(
     dtype: str | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> Rotated:
     """Write a dense model that computes the same with rotated weights, as an ordinary safetensors folder.
 
     Args:
@@ -48,8 +47,7 @@ def rotate(
         progress: told how many tensors are written.
 
     Returns:
-        What was done, ready for JSON: folder, parent, what, seed, dtype; of `values` and `residual` the size and the
-        kind of the matrix (None: not rotated); the bytes of the weights, and those of heads that were untied.
+        The folder, and what was done.
 
     Raises:
         UsageError: an unknown setting, `out` exists, or the head is tied and `untie` is false.
@@ -58,41 +56,52 @@ def rotate(
 
     Source: QuaRot, arXiv 2404.00456, stages 1a and 1c; SpinQuant, arXiv 2405.16406, R1 and R2.
     """
+    _check_settings(what, seed, dtype)
+    out = Path(out)
+    check_target(out, overwrite)
+    source = _open_dense(model)
+    check_target(out, overwrite, source.reader.weight_files)
+    plan = plan_rotation(source, what, seed, untie)
+    dtype = dtype or _stored_dtype(source)
+    with FolderWriter(out, overwrite) as writer:
+        _write_weights(source, plan, DTYPES[dtype], writer, progress)
+        result = Rotated(
+            folder=writer.out,
+            parent=RotatedParent(str(source.path), source.fingerprint()),
+            what=what,
+            seed=seed,
+            dtype=dtype,
+            values=RotationMatrix.of(plan.values),
+            residual=RotationMatrix.of(plan.residual),
+            weights_bytes=sum(writer.tensor_bytes.values()),
+            untied_bytes=sum(writer.tensor_bytes[name] for name in plan.unties),
+        )
+        with disk_errors(writer.out):
+            copy_side_files(source, writer.folder)
+        writer.add_json(RECORD, result.record())
+        untied = {"tie_word_embeddings": False} if plan.unties else {}
+        writer.add_json("config.json", dense_config(source, dtype) | untied)
+        writer.finish()
+        writer.commit()
+        return result
+
+
+def _check_settings(what: str, seed: int, dtype: str | None) -> None:
     if what not in WHAT:
         raise UsageError(f"what '{what}': expected one of {', '.join(WHAT)}.")
     if dtype is not None and dtype not in DTYPES:
         raise UsageError(f"dtype '{dtype}': expected one of {', '.join(DTYPES)}.")
     if not 0 <= seed <= LARGEST_SEED:
         raise UsageError(f"seed {seed}: expected 0 to 2^63 - 1.")
-    out = Path(out)
-    check_target(out, overwrite)
+
+
+def _open_dense(model: str | Path) -> Source:
     source = open_model(model)
-    check_target(out, overwrite, source.reader.weight_files)
     if source.kind == "gossamer":
         raise UnsupportedModelError(
             f"{model}: expected a dense model, got a compressed one. Rotate its parent, then compress that."
         )
-    plan = plan_rotation(source, what, seed, untie)
-    dtype = dtype or _stored_dtype(source)
-    with FolderWriter(out, overwrite) as writer:
-        _write_weights(source, plan, DTYPES[dtype], writer, progress)
-        record = {
-            "parent": {"path": str(source.path), "sha256": source.fingerprint()},
-            "what": what,
-            "seed": seed,
-            "dtype": dtype,
-            "values": _told(plan.values),
-            "residual": _told(plan.residual),
-            "weights_bytes": sum(writer.tensor_bytes.values()),
-            "untied_bytes": sum(writer.tensor_bytes[name] for name in plan.unties),
-        }
-        with disk_errors(writer.out):
-            copy_side_files(source, writer.folder)
-        writer.add_json(RECORD, record)
-        untied = {"tie_word_embeddings": False} if plan.unties else {}
-        writer.add_json("config.json", dense_config(source, dtype) | untied)
-        writer.finish()
-        return {"folder": str(writer.commit()), **record}
+    return source
 
 
 def _stored_dtype(source: Source) -> str:
@@ -144,12 +153,3 @@ def _read(source: Source, name: str) -> Tensor:
     values = source.reader.parameter(dict(source.architecture.tied).get(name, name), mapped)
     give_back_pages([mapped])
     return values
-
-
-def _told(rotation: Rotation | None) -> dict[str, Any] | None:
-    if rotation is None:
-        return None
-    return {
-        "size": rotation.size,
-        "matrix": "hadamard" if rotation.is_hadamard else "random orthogonal",
-    }

@@ -28,23 +28,25 @@ def test_perplexity_and_divergence_are_those_of_the_definition(compressed, paren
         log_q, log_p = (model(ids_NL).logits[:, :-1].double().log_softmax(-1) for model in (small, dense))
     target = ids_NL[:, 1:, None]
     nll, parent_nll = (-x.gather(-1, target).mean() for x in (log_q, log_p))
-    assert told["perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
-    assert told["parent_perplexity"] == pytest.approx(math.exp(parent_nll), rel=1e-4)
-    assert told["perplexity_ratio"] == pytest.approx(math.exp(nll - parent_nll), rel=1e-4)
-    low, high = told["perplexity_ratio_ci95"]
-    assert low <= told["perplexity_ratio"] <= high
-    assert told["kl_mean"] == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-3)
-    assert told["top1_agreement"] == pytest.approx(
-        float((log_p.argmax(-1) == log_q.argmax(-1)).double().mean())
-    )
-    assert told["bits_per_byte"] == pytest.approx(
-        float(nll) / math.log(2), rel=1e-3
-    )  # a token is a byte here
-    assert told["tokens"] == 4 * 47
-    assert told["size_bytes"] == open_model(case.folder).size_bytes
-    assert told["parent_bf16_bytes"] == 2 * open_model(case.parent).num_parameters
-    assert "L:48" in told["perplexity_signature"]
-    json.dumps(told)
+    assert told.perplexity == pytest.approx(math.exp(nll), rel=1e-4)
+    assert told.parent_perplexity == pytest.approx(math.exp(parent_nll), rel=1e-4)
+    assert told.perplexity_ratio == pytest.approx(math.exp(nll - parent_nll), rel=1e-4)
+    low, high = told.perplexity_ratio_ci95
+    assert low <= told.perplexity_ratio <= high
+    assert told.kl_mean == pytest.approx(float((log_p.exp() * (log_p - log_q)).sum(-1).mean()), rel=1e-3)
+    assert told.top1_agreement == pytest.approx(float((log_p.argmax(-1) == log_q.argmax(-1)).double().mean()))
+    assert told.bits_per_byte == pytest.approx(float(nll) / math.log(2), rel=1e-3)  # a token is a byte here
+    assert told.tokens == 4 * 47
+    assert told.size_bytes == open_model(case.folder).size_bytes
+    assert told.parent_bf16_bytes == 2 * open_model(case.parent).num_parameters
+    assert "L:48" in told.perplexity_signature
+    stored = json.loads(json.dumps(told.to_dict()))
+    assert list(stored) == [
+        "model", "parent", "engine", "activations", "size_bytes", "parent_size_bytes", "parent_bf16_bytes",
+        "perplexity", "bits_per_byte", "perplexity_signature", "tokens", "parent_perplexity", "parent_bits_per_byte",
+        "kl_mean", "top1_agreement", "perplexity_ratio", "perplexity_ratio_ci95",
+    ]  # fmt: skip
+    assert all(value == getattr(told, key) for key, value in stored.items() if not isinstance(value, list))
 
 
 def test_the_native_engine_is_measured_by_the_same_protocol(compressed, text: Path) -> None:
@@ -53,12 +55,12 @@ def test_the_native_engine_is_measured_by_the_same_protocol(compressed, text: Pa
     torch_told = evaluate(case.folder, engine="torch", **settings)
     exact = evaluate(case.folder, engine="native", activations="float", **settings)
     told = evaluate(case.folder, **settings)
-    assert (torch_told["engine"], exact["engine"], told["engine"]) == ("torch", "native", "native")
-    assert (torch_told["activations"], told["activations"]) == ("float", "int8")
+    assert (torch_told.engine, exact.engine, told.engine) == ("torch", "native", "native")
+    assert (torch_told.activations, told.activations) == ("float", "int8")
     for key in ("perplexity", "parent_perplexity", "kl_mean", "bits_per_byte"):
-        assert exact[key] == pytest.approx(torch_told[key], rel=1e-3)
-    assert told["perplexity"] == pytest.approx(torch_told["perplexity"], rel=0.02)
-    assert "dtype:native-int8" in told["perplexity_signature"]
+        assert getattr(exact, key) == pytest.approx(getattr(torch_told, key), rel=1e-3)
+    assert told.perplexity == pytest.approx(torch_told.perplexity, rel=0.02)
+    assert "dtype:native-int8" in told.perplexity_signature
 
 
 @pytest.mark.parametrize("kind", ["gemma3", "llama"])
@@ -104,9 +106,9 @@ def test_a_model_beside_itself_has_not_moved(parent, text: Path) -> None:
     told = evaluate(
         parent("qwen3"), text=text, against=parent("qwen3"), length=48, num_windows=3, engine="torch"
     )
-    assert told["kl_mean"] == pytest.approx(0.0, abs=1e-9)
-    assert told["top1_agreement"] == 1.0
-    assert told["perplexity_ratio"] == 1.0
+    assert told.kl_mean == pytest.approx(0.0, abs=1e-9)
+    assert told.top1_agreement == 1.0
+    assert told.perplexity_ratio == 1.0
 
 
 def test_without_a_parent_the_figures_that_compare_are_none(parent, text: Path) -> None:
@@ -119,13 +121,14 @@ def test_without_a_parent_the_figures_that_compare_are_none(parent, text: Path) 
         "perplexity_ratio_ci95",
         "parent_size_bytes",
     )
-    assert all(told[key] is None for key in nothing)
-    assert told["perplexity"] > 1
+    assert all(getattr(told, key) is None for key in nothing)
+    assert told.to_dict().keys() >= set(nothing)
+    assert told.perplexity > 1
 
 
 def test_the_default_length_is_what_the_model_has_positions_for(parent, text: Path) -> None:
     told = evaluate(parent("gpt2"), text=text, num_windows=1)
-    assert told["tokens"] == 255
+    assert told.tokens == 255
 
 
 def test_masked_models_get_a_pseudo_perplexity(compressed, text: Path, tmp_path: Path) -> None:
@@ -135,10 +138,13 @@ def test_masked_models_get_a_pseudo_perplexity(compressed, text: Path, tmp_path:
     tokenizer.add_special_tokens({"mask_token": "<unk>"})
     tokenizer.save_pretrained(folder)
     told = evaluate(folder, text=text, against=case.parent, length=24, num_windows=2)
-    assert told["pseudo_perplexity"] > 1
-    assert told["parent_pseudo_perplexity"] > 1
-    assert told["pseudo_perplexity"] != told["parent_pseudo_perplexity"]
-    assert "perplexity" not in told
+    assert told.pseudo_perplexity > 1
+    assert told.parent_pseudo_perplexity > 1
+    assert told.pseudo_perplexity != told.parent_pseudo_perplexity
+    assert told.perplexity is None
+    assert list(told.to_dict())[7:] == [
+        "pseudo_perplexity", "pseudo_perplexity_signature", "tokens", "parent_pseudo_perplexity",
+    ]  # fmt: skip
 
 
 def test_a_masked_model_whose_tokenizer_has_no_mask_is_refused(parent, text: Path) -> None:
@@ -151,9 +157,12 @@ def test_bare_encoders_are_judged_by_the_cosine_of_sentence_embeddings(text: Pat
     tiny_tokenizer().save_pretrained(tmp_path / "dense")
     assert open_model(tmp_path / "dense").auto_class_name == "BertModel"
     told = evaluate(tmp_path / "dense", text=text, against=tmp_path / "dense")
-    assert told["embedding_cosine_mean"] == pytest.approx(1.0, abs=1e-5)
-    assert told["embedding_cosine_min"] == pytest.approx(1.0, abs=1e-5)
-    assert told["sentences"] == 512
+    assert told.embedding_cosine_mean == pytest.approx(1.0, abs=1e-5)
+    assert told.embedding_cosine_min == pytest.approx(1.0, abs=1e-5)
+    assert told.sentences == 512
+    assert list(told.to_dict())[7:] == [
+        "sentences", "embedding_cosine_mean", "embedding_cosine_min", "embedding_cosine_p05",
+    ]  # fmt: skip
     with pytest.raises(UsageError, match="--against"):
         evaluate(tmp_path / "dense", text=text)
 

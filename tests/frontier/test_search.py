@@ -1,4 +1,4 @@
-"""The search from end to end on tiny models: what it finds, how it goes on, and what it refuses."""
+"""The search from end to end on tiny models: what it finds, and what it refuses."""
 
 import html
 import json
@@ -12,19 +12,17 @@ import pytest
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.data.sources import read_documents
-from gossamer.errors import CalibrationError, DataError, UsageError
-from gossamer.frontier import candidates as hunt
+from gossamer.errors import DataError, UsageError
 from gossamer.frontier import costs, problem
+from gossamer.frontier.results import SearchResult
 from gossamer.recipe.reader import load_recipe
-
-QUICK: dict[str, Any] = {"samples": 4, "length": 32, "windows": 2, "minutes": 10}
-BUDGET = "size=85KB"
+from tests.frontier.searches import BUDGET, QUICK
 
 
 @pytest.fixture(scope="module")
 def found(
     parent: Callable[[str], Path], text: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, dict[str, Any]]:
+) -> tuple[Path, SearchResult]:
     """A search that ran to its end. Not to be changed."""
     out = tmp_path_factory.mktemp("search") / "found"
     return out, gossamer.search(parent("llama"), budget=BUDGET, text=text, out=out, keep=True, **QUICK)
@@ -34,94 +32,90 @@ def found(
 
 
 def test_the_chosen_point_is_the_best_verified_one_within_the_budget(
-    found: tuple[Path, dict[str, Any]],
+    found: tuple[Path, SearchResult],
 ) -> None:
     _, result = found
-    within = [point for point in result["points"] if point["within_budget"]]
-    assert result["reached"] is True
-    assert result["chosen"]["verified"]["size_bytes"] <= 85e3
-    assert result["chosen"]["verified"]["perplexity"] == min(
-        point["verified"]["perplexity"] for point in within
-    )
+    within = [point for point in result.points if point.within_budget]
+    assert result.reached is True
+    assert result.chosen.verified.size_bytes <= 85e3
+    assert result.chosen.verified.perplexity == min(point.verified.perplexity for point in within)
 
 
-def test_the_front_is_made_of_verified_points_that_nothing_beats(found: tuple[Path, dict[str, Any]]) -> None:
+def test_the_front_is_made_of_verified_points_that_nothing_beats(found: tuple[Path, SearchResult]) -> None:
     _, result = found
-    front = [point["verified"] for point in result["front"]]
-    sizes = [figures["size_bytes"] for figures in front]
-    perplexities = [figures["perplexity"] for figures in front]
+    front = [point.verified for point in result.front]
+    sizes = [figures.size_bytes for figures in front]
+    perplexities = [figures.perplexity for figures in front]
     assert sizes == sorted(sizes)
     assert perplexities == sorted(perplexities, reverse=True)
-    for point in result["points"]:
-        if point["verified"]:
+    for point in result.points:
+        if point.verified:
             assert any(
-                figures["size_bytes"] <= point["verified"]["size_bytes"]
-                and figures["perplexity"] <= point["verified"]["perplexity"]
+                figures.size_bytes <= point.verified.size_bytes
+                and figures.perplexity <= point.verified.perplexity
                 for figures in front
             )
 
 
 def test_dense_and_sparse_recipes_are_both_verified_and_the_winner_is_said(
-    found: tuple[Path, dict[str, Any]],
+    found: tuple[Path, SearchResult],
 ) -> None:
     _, result = found
-    verified = [point for point in result["points"] if point["verified"]]
-    assert {True, False} <= {point["sparse"] for point in verified}
+    verified = [point for point in result.points if point.verified]
+    assert {True, False} <= {point.sparse for point in verified}
     winner = (
-        r"A recipe with \d+ of 16 matrices sparse wins"
-        if result["chosen"]["sparse"]
-        else "Dense quantization wins"
+        r"A recipe with \d+ of 16 matrices sparse wins" if result.chosen.sparse else "Dense quantization wins"
     )
-    assert re.match(winner, result["verdict"])
+    assert re.match(winner, result.verdict)
 
 
 def test_the_recipe_alone_gives_the_model_that_was_verified(
-    found: tuple[Path, dict[str, Any]], parent: Callable[[str], Path], tmp_path: Path
+    found: tuple[Path, SearchResult], parent: Callable[[str], Path], tmp_path: Path
 ) -> None:
     out, result = found
     made = gossamer.compress(
         parent("llama"), str(out / "chosen.yaml"), out=tmp_path / "again", text=str(out / "calibration.jsonl")
     )
     figures = gossamer.evaluate(made.folder, text=out / "heldout.jsonl", num_windows=2)
-    assert made.manifest["size"]["weights_bytes"] == result["chosen"]["verified"]["weights_bytes"]
-    assert figures["perplexity"] == pytest.approx(result["chosen"]["verified"]["perplexity"], rel=1e-6)
+    assert made.manifest["size"]["weights_bytes"] == result.chosen.verified.weights_bytes
+    assert figures.perplexity == pytest.approx(result.chosen.verified.perplexity, rel=1e-6)
 
 
-def test_every_point_has_a_recipe_that_can_be_read(found: tuple[Path, dict[str, Any]]) -> None:
+def test_every_point_has_a_recipe_that_can_be_read(found: tuple[Path, SearchResult]) -> None:
     out, result = found
-    for point in result["points"]:
-        assert load_recipe(str(out / point["recipe"])).steps
+    for point in result.points:
+        assert load_recipe(str(out / point.recipe)).steps
     assert sorted(path.name for path in (out / "recipes").iterdir()) == sorted(
-        Path(point["recipe"]).name for point in result["points"]
+        Path(point.recipe).name for point in result.points
     )
 
 
-def test_predicted_sizes_become_exact_once_one_model_was_written(found: tuple[Path, dict[str, Any]]) -> None:
+def test_predicted_sizes_become_exact_once_one_model_was_written(found: tuple[Path, SearchResult]) -> None:
     _, result = found
-    later = [point for point in result["points"] if point["verified"]][1:]
+    later = [point for point in result.points if point.verified][1:]
     for point in later:
-        assert point["predicted"]["size_bytes"] == pytest.approx(point["verified"]["size_bytes"], abs=5e3)
+        assert point.predicted.size_bytes == pytest.approx(point.verified.size_bytes, abs=5e3)
 
 
-def test_the_kept_model_is_the_chosen_one_and_candidates_are_gone(found: tuple[Path, dict[str, Any]]) -> None:
+def test_the_kept_model_is_the_chosen_one_and_candidates_are_gone(found: tuple[Path, SearchResult]) -> None:
     out, result = found
-    model = Path(result["files"]["model"])
+    model = Path(result.files.model)
     assert gossamer.load(model).model is not None
-    assert read_manifest(model)["size"]["weights_bytes"] == result["chosen"]["verified"]["weights_bytes"]
+    assert read_manifest(model)["size"]["weights_bytes"] == result.chosen.verified.weights_bytes
     assert {path.name for path in out.iterdir()} == {
         "calibration.jsonl", "heldout.jsonl", "state.json", "search.json", "search.html", "chosen.yaml", "recipes",
         "model",
     }  # fmt: skip
 
 
-def test_calibration_and_judgement_share_no_text(found: tuple[Path, dict[str, Any]]) -> None:
+def test_calibration_and_judgement_share_no_text(found: tuple[Path, SearchResult]) -> None:
     out, _ = found
     seen = {line for each in read_documents(out / "calibration.jsonl") for line in each.text.splitlines()}
     judged = {line for each in read_documents(out / "heldout.jsonl") for line in each.text.splitlines()}
     assert not (seen - {""}) & (judged - {""})
 
 
-def test_the_page_needs_no_network_and_draws_every_verified_point(found: tuple[Path, dict[str, Any]]) -> None:
+def test_the_page_needs_no_network_and_draws_every_verified_point(found: tuple[Path, SearchResult]) -> None:
     out, result = found
     page = html.unescape((out / "search.html").read_text(encoding="utf-8"))
     assert "default-src 'none'" in page
@@ -129,8 +123,8 @@ def test_the_page_needs_no_network_and_draws_every_verified_point(found: tuple[P
     assert page.count("<script") == 3
     figure = json.loads(re.findall(r'<script type="application/json" id="front">(.*?)</script>', page)[0])
     names = {name for series in figure["data"] for name in series["text"]}
-    assert {point["name"] for point in result["points"]} <= names
-    assert json.loads((out / "search.json").read_text()) == result
+    assert {point.name for point in result.points} <= names
+    assert json.loads((out / "search.json").read_text()) == result.to_dict()
 
 
 @pytest.mark.parametrize("budget", [BUDGET, "latency=1s"])
@@ -146,10 +140,10 @@ def test_low_rank_parts_are_searched_verified_and_told(
         monkeypatch.setattr(module, "SPARSE", ("nm4of16-int4-g64-rank3",))
     out = tmp_path / "o"
     result = gossamer.search(parent("llama"), budget=budget, text=text, out=out, keep=True, **QUICK)
-    assert result["reached"] is True
-    assert "14 of 16 matrices with a low-rank part" in result["verdict"]
-    assert all("-rank" in level for level in result["chosen"]["levels"] if level.startswith("int"))
-    assert result["chosen"]["verified"]["engine"] == "native"
+    assert result.reached is True
+    assert "14 of 16 matrices with a low-rank part" in result.verdict
+    assert all("-rank" in level for level in result.chosen.levels if level.startswith("int"))
+    assert result.chosen.verified.engine == "native"
     tensors = read_manifest(out / "model")["tensors"].values()
     assert sum(each["meta"]["format"] == "low_rank" for each in tensors) == 14
     assert "eora" in {step.method for step in load_recipe(str(out / "chosen.yaml")).steps}
@@ -163,31 +157,31 @@ def test_a_perplexity_budget_gives_the_smallest_model_that_keeps_it(
     parent: Callable[[str], Path], text: Path, tmp_path: Path
 ) -> None:
     result = gossamer.search(parent("qwen2"), budget="perplexity=+3%", text=text, out=tmp_path / "o", **QUICK)
-    assert result["reached"] is True
-    chosen = result["chosen"]["verified"]
-    assert chosen["perplexity_ratio"] <= 1.03
+    assert result.reached is True
+    chosen = result.chosen.verified
+    assert chosen.perplexity_ratio <= 1.03
     smaller = [
-        point["verified"]
-        for point in result["points"]
-        if point["verified"] and point["verified"]["size_bytes"] < chosen["size_bytes"]
+        point.verified
+        for point in result.points
+        if point.verified and point.verified.size_bytes < chosen.size_bytes
     ]
-    assert all(figures["perplexity_ratio"] > 1.03 for figures in smaller)
+    assert all(figures.perplexity_ratio > 1.03 for figures in smaller)
 
 
 def test_a_latency_budget_is_searched_in_milliseconds_of_this_machine(
     parent: Callable[[str], Path], text: Path, tmp_path: Path
 ) -> None:
     result = gossamer.search(parent("llama"), budget="latency=1s", text=text, out=tmp_path / "o", **QUICK)
-    assert result["reached"] is True
-    assert 0 < result["chosen"]["verified"]["latency_ms"] <= 1000
-    assert result["chosen"]["predicted"]["latency_ms"] > 0
+    assert result.reached is True
+    assert 0 < result.chosen.verified.latency_ms <= 1000
+    assert result.chosen.predicted.latency_ms > 0
     state = json.loads((tmp_path / "o/state.json").read_text())
     assert all(each > 0 for each in state["sections"]["milliseconds"].values())
     for each in state["sections"]["verified"].values():  # the kernels were timed on a busier machine
         each["latency_ms"] = 1e-9
     (tmp_path / "o/state.json").write_text(json.dumps(state))
     again = gossamer.search(parent("llama"), budget="latency=1s", text=text, out=tmp_path / "o", **QUICK)
-    assert all(point["predicted"]["latency_ms"] > 0 for point in again["points"])
+    assert all(point.predicted.latency_ms > 0 for point in again.points)
 
 
 def test_a_perplexity_that_nothing_keeps_is_missed_by_the_nearest(
@@ -196,12 +190,12 @@ def test_a_perplexity_that_nothing_keeps_is_missed_by_the_nearest(
     result = gossamer.search(
         parent("llama"), budget="perplexity=+0.0000001%", text=text, out=tmp_path / "o", **QUICK
     )
-    best = min(point["verified"]["perplexity"] for point in result["points"] if point["verified"])
-    assert result["chosen"]["verified"]["perplexity"] == best
-    if result["reached"]:  # rounding may help a random model
-        assert result["chosen"]["verified"]["perplexity_ratio"] <= 1 + 1e-9
+    best = min(point.verified.perplexity for point in result.points if point.verified)
+    assert result.chosen.verified.perplexity == best
+    if result.reached:  # rounding may help a random model
+        assert result.chosen.verified.perplexity_ratio <= 1 + 1e-9
     else:
-        assert "was not reached. The nearest that was verified" in result["verdict"]
+        assert "was not reached. The nearest that was verified" in result.verdict
 
 
 @pytest.mark.parametrize(
@@ -215,73 +209,7 @@ def test_a_budget_out_of_reach_is_refused_with_the_nearest(
     assert budget.startswith("latency") or not (tmp_path / "o").exists()
 
 
-# ---- time, and going on -----------------------------------------------------------------------------------
-
-
-def test_without_time_nothing_is_verified_and_the_prediction_is_called_one(
-    parent: Callable[[str], Path], text: Path, tmp_path: Path
-) -> None:
-    quick = {**QUICK, "minutes": 1e-4}
-    result = gossamer.search(parent("llama"), budget=BUDGET, text=text, out=tmp_path / "o", **quick)
-    assert result["reached"] is None
-    assert result["chosen"]["verified"] is None
-    assert "Give more --minutes" in result["verdict"]
-    assert any("time is up" in note for note in result["notes"])
-    assert load_recipe(str(tmp_path / "o/chosen.yaml")).steps
-    again = gossamer.search(parent("llama"), budget=BUDGET, text=text, out=tmp_path / "o", **QUICK)
-    assert again["reached"] is True
-
-
-def test_a_finished_search_measures_nothing_again(
-    parent: Callable[[str], Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = gossamer.search(parent("llama"), budget=BUDGET, text=text, out=tmp_path / "o", **QUICK)
-    for name in ("verify", "measure_dense", "refine"):
-        monkeypatch.setattr(hunt, name, lambda *_, **__: pytest.fail("measured again"))
-    again = gossamer.search(parent("llama"), budget=BUDGET, text=text, out=tmp_path / "o", **QUICK)
-    assert again["chosen"] == first["chosen"]
-    assert again["points"] == first["points"]
-
-
-def test_a_search_that_was_stopped_goes_on(parent: Callable[[str], Path], text: Path, tmp_path: Path) -> None:
-    def stop(what: str, _done: int, _total: int) -> None:
-        if what.startswith("verifying 2"):
-            raise KeyboardInterrupt
-
-    out = tmp_path / "o"
-    with pytest.raises(KeyboardInterrupt):
-        gossamer.search(parent("llama"), budget=BUDGET, text=text, out=out, progress=stop, **QUICK)
-    before = json.loads((out / "state.json").read_text())["sections"]
-    assert len(before["verified"]) == 1
-    seen: list[str] = []
-    gossamer.search(
-        parent("llama"),
-        budget=BUDGET,
-        text=text,
-        out=out,
-        progress=lambda what, *_: seen.append(what),
-        **QUICK,
-    )
-    assert not any(what.startswith(("verifying 1:", "sensitivity of embedding")) for what in seen)
-    after = json.loads((out / "state.json").read_text())["sections"]
-    assert before["kl"] == after["kl"]
-    assert before["verified"].items() <= after["verified"].items()
-
-
-def test_another_budget_in_the_same_folder_profits_from_what_was_measured(
-    parent: Callable[[str], Path], text: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "o"
-    first = gossamer.search(parent("llama"), budget=BUDGET, text=text, out=out, **QUICK)
-    before = json.loads((out / "state.json").read_text())["sections"]
-    second = gossamer.search(parent("llama"), budget="perplexity=+2%", text=text, out=out, **QUICK)
-    after = json.loads((out / "state.json").read_text())["sections"]
-    assert second["budget"] == "perplexity=+2%"
-    assert second["chosen"]["verified"]["perplexity_ratio"] <= 1.02
-    assert before["kl"] == after["kl"]
-    assert before["verified"].items() <= after["verified"].items()
-    names = {point["name"] for point in first["points"] if point["verified"]}
-    assert names <= {point["name"] for point in second["points"]}
+# ---- bad input --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -291,7 +219,7 @@ def test_another_budget_in_the_same_folder_profits_from_what_was_measured(
 def test_other_arguments_are_refused_in_the_same_folder(
     changed: dict[str, Any],
     word: str,
-    found: tuple[Path, dict[str, Any]],
+    found: tuple[Path, SearchResult],
     parent: Callable[[str], Path],
     text: Path,
 ) -> None:
@@ -300,25 +228,6 @@ def test_other_arguments_are_refused_in_the_same_folder(
     with pytest.raises(UsageError, match=f"a search with {word}"):
         gossamer.search(parent("llama"), text=text, out=out, **{"budget": BUDGET, **QUICK, **changed})
     assert (out / "state.json").read_bytes() == before
-
-
-def test_a_recipe_that_fails_is_noted_and_the_others_go_on(
-    parent: Callable[[str], Path], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = []
-
-    def broken(*_arguments: Any, **_settings: Any) -> dict[str, Any]:
-        calls.append(1)
-        raise CalibrationError("no good")
-
-    monkeypatch.setattr(hunt, "verify", broken)
-    result = gossamer.search(parent("llama"), budget=BUDGET, text=text, out=tmp_path / "o", **QUICK)
-    assert len(calls) >= 2
-    assert result["reached"] is None
-    assert any("no good" in note for note in result["notes"])
-
-
-# ---- bad input --------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(
@@ -371,5 +280,5 @@ def test_a_model_without_a_plan_is_searched_through_torch(
     parent: Callable[[str], Path], text: Path, tmp_path: Path
 ) -> None:
     result = gossamer.search(parent("opt"), budget="perplexity=+5%", text=text, out=tmp_path / "o", **QUICK)
-    assert result["chosen"]["verified"]["engine"] == "torch"
-    assert result["chosen"]["verified"]["latency_ms"] is None
+    assert result.chosen.verified.engine == "torch"
+    assert result.chosen.verified.latency_ms is None

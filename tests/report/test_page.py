@@ -5,218 +5,20 @@ import hashlib
 import json
 import re
 from copy import deepcopy
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gossamer import files
 from gossamer.errors import RunError, UsageError
-from gossamer.report import html, record
-from gossamer.report.figures import Point, heat_map, scatter, size_bars
 from gossamer.report.page import default_names, render, write_report
 from gossamer.report.record import TIMES
-from gossamer.report.tables import Cell, Table, make_table
+from tests.report.manifests import MANIFEST, Page, changed, layer
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
-
-
-def layer(block: int | None, name: str, **changes: Any) -> dict[str, Any]:
-    given: dict[str, Any] = {
-        "name": name if block is None else f"model.layers.{block}.{name}", "block": block, "kind": "x",
-        "shape": [100, 50], "sparsity": 0.5, "bits": 4, "format": "bitmask", "bytes": 2500, "dense_bytes": 10000,
-        "relative_error": 0.02, "seconds": 0.1, "notes": [],
-    }  # fmt: skip
-    return {**given, **changes}
-
-
-MANIFEST: dict[str, Any] = {
-    "format_version": 1,
-    "created": "2026-01-02T03:04:05+00:00",
-    "gossamer_version": "0.1.0",
-    "parent": {"name": "parent-1B", "sha256": "ab" * 32, "size_bytes": 98_000_000, "bf16_bytes": 40_000},
-    "recipe": {"name": "sparse50-int4"},
-    "recipe_yaml": "steps:\n  - {layers: '*', method: sparsegpt}\n",
-    "calibration": {"source": "wiki.txt", "fingerprint": "f00d", "num_samples": 32, "length": 512, "seed": 7},
-    "layers": [
-        layer(0, "attn.q", relative_error=0.01),
-        layer(0, "mlp.up", relative_error=0.03, notes=["2 dead inputs"]),
-        layer(1, "attn.q", relative_error=0.03, notes=["2 dead inputs"]),
-        layer(1, "mlp.up", relative_error=0.05, sparsity=0.7),
-        layer(None, "embed", sparsity=0.0, bits=8, format="integer", bytes=5000),
-    ],
-    "size": {
-        "total_bytes": 20_000,
-        "weights_bytes": 16_000,
-        "by_part": {"embeddings": 5000, "attention": 5000, "mlp": 5000, "norms": 1000, "other": 0},
-        "parent_by_part": {"embeddings": 10000, "attention": 15000, "mlp": 14000, "norms": 1000, "other": 0},
-    },
-    "run": {"seconds": 201.0, "peak_memory_bytes": 1.62e9, "threads": 2, "cpu": "Z80"},
-    "notes": ["windows were shortened"],
-    "measured": {
-        "evaluation": {
-            "perplexity": 48.0, "parent_perplexity": 24.0, "perplexity_ratio_ci95": [1.9, 2.1],
-            "bits_per_byte": 1.25, "kl_mean": 0.7, "top1_agreement": 0.625, "cosine_mean": 0.98765,
-            "perplexity_signature": "wiki, 1024 tokens",
-        },
-        "benchmark": {
-            "threads": 2, "prompt_tokens": 64, "repeats": 5, "noisy": False,
-            "decode_tokens_per_s": 60.0, "prefill_tokens_per_s": 600.0, "load_seconds": 0.5,
-            "peak_memory_bytes": 5e8, "weight_bytes_per_token": 7e7, "roofline_share": 0.31,
-            "against": {"decode_tokens_per_s": 24.0, "prefill_tokens_per_s": 900.0, "load_seconds": 2.0},
-            "ratios": {
-                "decode": {"ratio": 2.5, "low": 2.25, "high": 2.75},
-                "prefill": {"ratio": 0.5, "low": 0.4, "high": 0.8},
-            },
-        },
-    },
-}  # fmt: skip
-
-
-def changed(**changes: Any) -> dict[str, Any]:
-    return {**deepcopy(MANIFEST), **changes}
-
-
-def cells(table: Table, label: str) -> list[Cell]:
-    return next(row.cells for row in table.rows if row.label == label)
-
-
-class Page(HTMLParser):
-    """A page as a browser would take it apart: its elements, its scripts, its text."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.scripts: list[tuple[dict[str, str | None], str]] = []
-        self.text = ""
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        tag, attributes = self.tags[-1] if self.tags else ("", {})
-        if tag == "script" and (self.scripts == [] or self.scripts[-1][0] is not attributes):
-            self.scripts.append((attributes, data))
-        elif tag == "script" and data.strip() and not self.scripts[-1][1].endswith(data):
-            self.text += data
-        else:
-            self.text += data
-
-    @property
-    def figures(self) -> dict[str, Any]:
-        return {
-            str(a["id"]): json.loads(data) for a, data in self.scripts if a.get("type") == "application/json"
-        }
-
-
-@pytest.fixture(autouse=True)
-def small_plotly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(html, "get_plotlyjs", lambda: "window.Plotly = {};")
-
-
-# ---- the table --------------------------------------------------------------------------------------------
-
-
-def test_table_puts_the_parent_beside_the_model_with_every_change() -> None:
-    table = make_table([MANIFEST], ["mine"])
-    assert [column.name for column in table.columns] == ["dense parent", "mine"]
-    assert cells(table, "Size on disk") == [Cell("40.0 kB"), Cell("20.0 kB", f"2.00{TIMES} smaller")]
-    assert cells(table, "Bits per weight") == [Cell("16.0"), Cell("6.40")]
-    assert cells(table, "Sparsity")[1] == Cell("44.0 %")
-    assert cells(table, "Perplexity") == [Cell("24.00"), Cell("48.00", f"{TIMES}2.00 (95 %: 1.90 to 2.10)")]
-    assert cells(table, "Top-1 agreement")[1] == Cell("62.5 %")
-    assert cells(table, "Decode") == [Cell("24.0"), Cell("60.0", f"2.50{TIMES} faster (2.25 to 2.75)")]
-    assert cells(table, "Prefill")[1] == Cell("600", f"2.00{TIMES} slower (1.25 to 2.50)")
-    assert cells(table, "Load time")[1] == Cell("0.500 s", f"4.00{TIMES} shorter")
-    assert cells(table, "Peak memory") == [Cell(None), Cell("500 MB")]
-    assert table.remarks == [
-        "Perplexity: wiki, 1024 tokens.",
-        "Speed: 2 threads, 64 tokens of prompt, 5 rounds.",
-    ]
-
-
-def test_models_of_one_parent_share_its_column_and_others_have_their_own() -> None:
-    other = changed(parent={"name": "elsewhere", "sha256": "00"}, measured={})
-    table = make_table([MANIFEST, other, changed()], ["a", "b", "c"])
-    names = [column.name for column in table.columns]
-    assert names == ["parent-1B, dense", "a", "c", "elsewhere, dense", "b"]
-    assert cells(table, "Perplexity")[3:] == [Cell(None), Cell(None)]
-
-
-def test_figures_that_cannot_be_compared_are_called_so() -> None:
-    other = changed()
-    other["measured"]["evaluation"]["perplexity_signature"] = "other text"
-    other["measured"]["benchmark"].update(threads=1, noisy=True)
-    table = make_table([MANIFEST, other], ["a", "b"])
-    remarks = " ".join(table.remarks)
-    assert "must not be compared" in remarks
-    assert "different runs" in remarks
-    assert table.noisy
-    assert "busy with other work" in render([MANIFEST, other], ["a", "b"])
-    assert "busy with other work" not in render([MANIFEST], ["a"])
-
-
-# ---- figures ----------------------------------------------------------------------------------------------
-
-
-def test_heat_map_puts_every_layer_in_its_place() -> None:
-    known = record.layers(MANIFEST)
-    figure = heat_map(known, [each.relative_error for each in known])
-    assert figure is not None
-    trace = figure["data"][0]
-    assert (trace["x"], trace["y"]) == (["0", "1"], ["attn.q", "mlp.up"])
-    assert trace["z"] == [[0.01, 0.03], [0.03, 0.05]]
-    plotly.graph_objects.Figure(figure | {"data": [trace | {"colorscale": [[0, "#fff"], [1, "#000"]]}]})
-
-
-def test_experts_share_a_place_by_their_mean() -> None:
-    manifest = {"layers": [layer(0, f"experts.{i}.up", relative_error=0.1 * i) for i in (1, 3)]}
-    known = record.layers(manifest)
-    figure = heat_map(known, [each.relative_error for each in known])
-    assert figure is not None
-    assert figure["data"][0]["y"] == ["experts.*.up"]
-    assert figure["data"][0]["z"] == [[pytest.approx(0.2)]]
-
-
-def test_heat_map_of_nothing_is_nothing() -> None:
-    known = record.layers({"layers": [layer(None, "embed")]})
-    assert heat_map(known, [0.1]) is None
-
-
-def test_size_bars_stack_the_parts_to_the_whole() -> None:
-    figure = size_bars([("dense", {"mlp": 3e6, "norms": 1e6}), ("small", {"mlp": 1e6, "router": 1e6})])
-    assert [trace["name"] for trace in figure["data"]] == ["mlp", "norms", "router"]
-    assert [sum(x) for x in zip(*(trace["x"] for trace in figure["data"]), strict=True)] == [4, 2]
-    assert [note["text"] for note in figure["layout"]["annotations"]] == ["4.00 MB", "2.00 MB"]
-    plotly.graph_objects.Figure(without_roles(figure))
-
-
-def test_scatter_shows_the_dense_model_apart_and_spreads_by_logarithm() -> None:
-    points = [
-        Point("dense", 100.0, 24.0, True),
-        Point("a", 50.0, 26.0, False),
-        Point("b", 25.0, 480.0, False),
-    ]
-    figure = scatter(points, "size, MB", "perplexity")
-    assert [(t["x"], t["y"]) for t in figure["data"]] == [([100.0], [24.0]), ([50.0, 25.0], [26.0, 480.0])]
-    axis = figure["layout"]["yaxis"]
-    assert axis["type"] == "log"
-    assert axis["tickvals"] == [20, 50, 100, 200, 500]
-    plotly.graph_objects.Figure(without_roles(figure))
-    linear = scatter(points[:2], "size, MB", "perplexity")["layout"]["yaxis"]
-    assert "type" not in linear
-    assert linear["range"][0] < 24 < 26 < linear["range"][1]
-
-
-def without_roles(value: Any) -> Any:
-    """The figure with black where the page puts a colour of the scheme."""
-    return json.loads(re.sub(r'"role:\w+"', '"#000000"', json.dumps(value)))
 
 
 # ---- the page ---------------------------------------------------------------------------------------------
@@ -330,11 +132,6 @@ def test_hostile_names_stay_text() -> None:
         assert "<img" not in json.dumps(figure)
 
 
-def test_hostile_part_names_are_no_templates() -> None:
-    figure = size_bars([("a", {"%{customdata}": 1e6})])
-    assert "%{customdata}" not in figure["data"][0]["hovertemplate"]
-
-
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -422,33 +219,3 @@ def test_models_are_named_by_their_recipe_and_numbered_when_alike() -> None:
     other = changed(recipe={"name": "int4"})
     assert default_names([MANIFEST, other, MANIFEST]) == ["sparse50-int4 1", "int4", "sparse50-int4 2"]
     assert default_names([{}]) == ["compressed"]
-
-
-# ---- figures as people read them --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0, "0"), (1234567, "1,234,567"), (24.034, "24.0"), (0.5, "0.500"), (0.0002, "0.000200"), (0.99996, "1.00"),
-     (1e-9, "1.00e-09"),
-     (-2.5, "-2.50"), (None, None)],
-)  # fmt: skip
-def test_numbers_have_three_digits(value: float | None, shown: str | None) -> None:
-    assert record.plain(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1.00 kB"), (999_960, "1.00 MB"), (74_200_000, "74.2 MB"),
-     (1.62e9, "1.62 GB"), (None, None)],
-)  # fmt: skip
-def test_sizes_are_in_decimal_units(value: float | None, shown: str | None) -> None:
-    assert record.size(value) == shown
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [(0.5, "0.500 s"), (119, "119 s"), (201, "3 min 21 s"), (7322, "2 h 2 min"), (None, None)],
-)
-def test_times_are_in_units_of_people(value: float | None, shown: str | None) -> None:
-    assert record.seconds(value) == shown

@@ -85,7 +85,7 @@ def test_the_dtype_of_the_parent_is_kept_unless_told_otherwise(dtype: torch.dtyp
     for told, expected in ((None, dtype), ("float32", torch.float32)):
         result = gossamer.rotate(tmp_path / "parent", tmp_path / f"{told}", what="values", dtype=told)
         assert {tensor.dtype for tensor in read_tensors(tmp_path / f"{told}").values()} == {expected}
-        assert getattr(torch, result["dtype"]) == expected
+        assert getattr(torch, result.dtype) == expected
         assert load(tmp_path / f"{told}").model.dtype == expected
 
 
@@ -96,7 +96,7 @@ def test_norms_become_ones_and_the_head_is_untied_only_where_that_is_needed(tmp_
     ones = {name for name, tensor in tensors.items() if bool((tensor == 1).all())}
     layers = [f"model.layers.{layer}.{norm}" for layer in (0, 1) for norm in ("input", "post_attention")]
     assert ones == {"model.norm.weight", *(f"{layer}_layernorm.weight" for layer in layers)}
-    assert result["untied_bytes"] == tensors["lm_head.weight"].nbytes == 4 * 260 * 64
+    assert result.untied_bytes == tensors["lm_head.weight"].nbytes == 4 * 260 * 64
     assert json.loads((tmp_path / "all" / "config.json").read_text())["tie_word_embeddings"] is False
     gossamer.rotate(tmp_path / "parent", tmp_path / "values", untie=True)
     assert "lm_head.weight" not in read_tensors(tmp_path / "values")
@@ -108,7 +108,7 @@ def test_a_seed_gives_the_same_bytes_and_another_one_others(parent, tmp_path: Pa
         gossamer.rotate(parent("llama"), tmp_path / f"{number}", what="all", seed=seed)
         for number, seed in enumerate((5, 5, 6))
     )
-    files = [Path(result["folder"]) / "model.safetensors" for result in (first, again, other)]
+    files = [result.folder / "model.safetensors" for result in (first, again, other)]
     assert files[0].read_bytes() == files[1].read_bytes() != files[2].read_bytes()
 
 
@@ -218,7 +218,7 @@ def test_an_existing_folder_is_replaced_only_when_told_to(parent, tmp_path: Path
     gossamer.rotate(parent("llama"), tmp_path / "out", seed=1)
     with pytest.raises(UsageError, match="exists already"):
         gossamer.rotate(parent("llama"), tmp_path / "out")
-    assert gossamer.rotate(parent("llama"), tmp_path / "out", seed=2, overwrite=True)["seed"] == 2
+    assert gossamer.rotate(parent("llama"), tmp_path / "out", seed=2, overwrite=True).seed == 2
     assert json.loads((tmp_path / "out" / "rotation.json").read_text())["seed"] == 2
 
 

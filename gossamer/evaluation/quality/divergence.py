@@ -11,7 +11,6 @@ Shapes: P predictions of a window that count, V entries of the vocabulary.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from gossamer.errors import UsageError
 from gossamer.evaluation.quality.bootstrap import perplexity_ratio_ci95
 from gossamer.evaluation.quality.perplexity import (
     PerplexityResult,
+    Predictor,
     cross_entropy,
     row_chunks,
     scored_logits,
@@ -48,7 +48,7 @@ class Comparison:
 
 
 def compare(
-    model: Any, parent: Any, windows: Windows, progress: Count | None = None, seed: int = 0
+    model: Predictor, parent: Predictor, windows: Windows, progress: Count | None = None, seed: int = 0
 ) -> Comparison:
     """Measure `model` and `parent` (as in `perplexity`) on the same windows in one pass.
 

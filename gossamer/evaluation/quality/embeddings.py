@@ -8,12 +8,13 @@ Shapes: S sentences, L tokens of the longest sentence in a batch, D features of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import sacrebleu
 import torch
 from sklearn import metrics
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.errors import UsageError
 from gossamer.evaluation.quality.perplexity import scoring
@@ -79,7 +80,12 @@ def _check_pairs(predictions: Sequence[object], labels: Sequence[object]) -> Non
 
 
 def mean_pooled_embeddings(
-    model: Any, tokenizer: Any, sentences: Sequence[str], *, batch_size: int = 32, max_length: int = 256
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sentences: Sequence[str],
+    *,
+    batch_size: int = 32,
+    max_length: int = 256,
 ) -> Tensor:
     """Return embedding_SD (float32): the mean of an encoder's last hidden states over the tokens of each
     sentence.

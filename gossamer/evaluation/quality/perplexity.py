@@ -17,10 +17,10 @@ window's logits as the model gives them; softmax in float32 over `CHUNK_BYTES` a
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,9 @@ from gossamer.progress import Count
 
 CHUNK_BYTES = 16 << 20
 """Float32 logits in one chunk; the softmax holds about three such arrays at once."""
+
+Predictor: TypeAlias = Callable[..., Any]
+"""A transformers model or what looks like one (`NativeModel`), or a function from ids_BL (int64) to logits_BLV."""
 
 SIGNATURE_VERSION = 1
 
@@ -52,10 +55,8 @@ class PerplexityResult:
         return sum(self.tokens_per_window)
 
 
-def perplexity(model: Any, windows: Windows, progress: Count | None = None) -> PerplexityResult:
+def perplexity(model: Predictor, windows: Windows, progress: Count | None = None) -> PerplexityResult:
     """Measure a causal model on `windows`.
-
-    `model` is a transformers model, or any callable from ids_BL (int64) to logits_BLV.
 
     Raises UsageError when a token id lies outside the model's vocabulary, or the logits have another shape.
     """
@@ -69,7 +70,7 @@ def perplexity(model: Any, windows: Windows, progress: Count | None = None) -> P
     return summarise(nll, windows, model)
 
 
-def summarise(nll: list[float], windows: Windows, model: Any) -> PerplexityResult:
+def summarise(nll: list[float], windows: Windows, model: Predictor) -> PerplexityResult:
     """Put the mean cross entropies of the windows together."""
     counts = [windows.length - first_scored(windows, index) for index in range(len(windows))]
     total = math.fsum(mean * count for mean, count in zip(nll, counts, strict=True))
@@ -113,14 +114,14 @@ def signature(windows: Windows, dtype: str) -> str:
 _DTYPE_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16", torch.float64: "f64"}
 
 
-def dtype_name(model: Any) -> str:
+def dtype_name(model: Predictor) -> str:
     """The type in which the model computes."""
     dtype = getattr(model, "dtype", torch.float32)
     return _DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))
 
 
 @contextmanager
-def scoring(*models: Any) -> Iterator[None]:
+def scoring(*models: Predictor) -> Iterator[None]:
     """Run the body without gradients and with dropout off; put the models back as they were."""
     training = [model for model in models if isinstance(model, nn.Module) and model.training]
     for model in training:
@@ -140,7 +141,7 @@ def first_scored(windows: Windows, index: int) -> int:
     return first if index == 0 else max(first, windows.length - windows.stride)
 
 
-def scored_logits(model: Any, windows: Windows, index: int) -> tuple[Tensor, Tensor]:
+def scored_logits(model: Predictor, windows: Windows, index: int) -> tuple[Tensor, Tensor]:
     """Return (logits_PV, target_P) of the predictions of one window that count, on the model's device."""
     ids_L = windows.ids_NL[index].to(getattr(model, "device", "cpu"))
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None)

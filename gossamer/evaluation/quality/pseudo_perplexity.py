@@ -10,10 +10,10 @@ vocabulary. Cost: one forward pass of the window for each masked position.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.data.tokens import Windows
 from gossamer.errors import UsageError
@@ -33,8 +33,8 @@ class PseudoPerplexityResult:
 
 
 def pseudo_perplexity(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     windows: Windows,
     *,
     positions: int | None = None,
@@ -86,7 +86,7 @@ def pseudo_perplexity(
     )
 
 
-def _wrapped(ids_L: Tensor, tokenizer: Any) -> tuple[Tensor, int]:
+def _wrapped(ids_L: Tensor, tokenizer: PreTrainedTokenizerBase) -> tuple[Tensor, int]:
     """Return the tokens between [CLS] and [SEP] (as far as the tokenizer has them), and how far they
     moved."""
     before = [token for token in [getattr(tokenizer, "cls_token_id", None)] if token is not None]
@@ -96,7 +96,7 @@ def _wrapped(ids_L: Tensor, tokenizer: Any) -> tuple[Tensor, int]:
     ), len(before)
 
 
-def _masked_nll(model: Any, ids_L: Tensor, position_B: Tensor, mask: int) -> Tensor:
+def _masked_nll(model: PreTrainedModel, ids_L: Tensor, position_B: Tensor, mask: int) -> Tensor:
     """Return nll_B: the cross entropy at each position when it alone is masked."""
     row_B = torch.arange(len(position_B))
     ids_BL = ids_L.repeat(len(position_B), 1)

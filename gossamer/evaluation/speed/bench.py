@@ -1,8 +1,6 @@
 """Measure the speed of models given by their paths: what `gossamer bench` does."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -10,8 +8,10 @@ from gossamer.checkpoint.source import open_model
 from gossamer.data.tokens import check_ids
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed import compare as speed
+from gossamer.evaluation.speed.result import Benchmark
 from gossamer.evaluation.speed.runners import open_runner, peer_for
 from gossamer.evaluation.speed.surroundings import num_cores
+from gossamer.progress import Progress, silent
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 
 
@@ -27,8 +27,8 @@ def benchmark(
     activations: str | None = None,
     engine: str = "auto",
     peer: str = "auto",
-    progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
-) -> dict[str, Any]:
+    progress: Progress = silent,
+) -> Benchmark:
     """Measure load time, prefill, decode and memory of `model`, and of `against` interleaved in the same run.
 
     With torch, dense models run in bfloat16, as they are usually stored and served; compressed ones as `load` gives
@@ -43,6 +43,9 @@ def benchmark(
         engine: of `model`: "native", "torch", or "auto": native where the family has a plan.
         peer: of `against`: the same, or "llama.cpp"; "auto": llama.cpp for GGUF files when it is installed, torch for
             other dense models.
+
+    Returns:
+        The figures of the model in `own`, of the other one in `against`; see docs/evaluation.md for each of them.
 
     Raises:
         GossamerError: a model that cannot be read, or arguments that cannot be meant.
@@ -61,7 +64,7 @@ def benchmark(
     if threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
     context = (prompt_tokens if ids is None else len(ids)) + tokens + 1
-    report = speed.benchmark(
+    return speed.benchmark(
         _subject(model, choose_engine(model, engine), activations, threads, context),
         None
         if against is None
@@ -73,7 +76,6 @@ def benchmark(
         repeats=repeats,
         progress=progress,
     )
-    return report.to_dict()
 
 
 def _subject(

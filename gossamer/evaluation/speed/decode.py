@@ -10,10 +10,11 @@ T tokens of the prompt, V entries of the vocabulary.
 import inspect
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from gossamer.data.samples import returned_cache
 from gossamer.errors import RunError, UsageError
@@ -29,22 +30,36 @@ class Round:
     decode: float | None
 
 
-def has_own_rounds(model: Any) -> bool:
-    """True for models that are not of transformers: they have `kind`, `run_round` and `weight_bytes_per_token`."""
-    return hasattr(model, "run_round")
+@runtime_checkable
+class OwnRounds(Protocol):
+    """A model that does not run through calls of transformers, and so runs its rounds itself."""
+
+    config: Any
+    """With `get_text_config()`, as configurations of transformers have it."""
+    kind: str
+    weight_bytes_per_token: int
+
+    def eval(self) -> Self: ...
+
+    def run_round(self, ids_1T: Tensor, tokens: int) -> Round:
+        """Read the prompt, then decode `tokens` tokens."""
 
 
-def kind_of(model: Any) -> str:
+Runner: TypeAlias = PreTrainedModel | OwnRounds
+"""What can be timed."""
+
+
+def kind_of(model: Runner) -> str:
     """Return how a model is run: "decoder", "encoder" or "encoder-decoder"."""
-    if has_own_rounds(model):
-        return str(model.kind)
+    if isinstance(model, OwnRounds):
+        return model.kind
     if getattr(model.config, "is_encoder_decoder", False):
         return ENCODER_DECODER
     can_generate = getattr(model, "can_generate", None)
     return DECODER if can_generate is not None and can_generate() else ENCODER
 
 
-def check_prompt(model: Any, ids_1T: Tensor, tokens: int) -> None:
+def check_prompt(model: Runner, ids_1T: Tensor, tokens: int) -> None:
     """Refuse prompts that the model cannot take.
 
     Raises UsageError for an empty prompt, an id outside the vocabulary, or more tokens than it has positions.
@@ -60,21 +75,20 @@ def check_prompt(model: Any, ids_1T: Tensor, tokens: int) -> None:
         raise UsageError(
             f"prompt and tokens: {needed} positions needed, the model has {limit}. Ask for fewer of either."
         )
-    if has_own_rounds(model):
+    if isinstance(model, OwnRounds):
         return
     if "input_ids" not in inspect.signature(model.forward).parameters:
         raise UsageError(f"{type(model).__name__} does not take text, so that its speed cannot be measured.")
 
 
 @torch.inference_mode()
-def run_round(model: Any, ids_1T: Tensor, tokens: int) -> Round:
+def run_round(model: Runner, ids_1T: Tensor, tokens: int) -> Round:
     """Read the prompt and decode `tokens` tokens.
 
     Raises RunError when the model's output is not finite: a broken model is not worth timing.
     """
-    if has_own_rounds(model):
-        own: Round = model.run_round(ids_1T, tokens)
-        return own
+    if isinstance(model, OwnRounds):
+        return model.run_round(ids_1T, tokens)
     kind = kind_of(model)
     if kind == ENCODER:
         started = time.perf_counter()
@@ -105,11 +119,11 @@ def run_round(model: Any, ids_1T: Tensor, tokens: int) -> Round:
     return Round(prefill, time.perf_counter() - started)
 
 
-def _last_logits_only(model: nn.Module) -> dict[str, Any]:
+def _last_logits_only(model: PreTrainedModel) -> dict[str, Any]:
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
-def _check_finite(model: nn.Module, values: Tensor) -> None:
+def _check_finite(model: PreTrainedModel, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise RunError(
             f"{type(model).__name__}: the output holds NaN or infinity, so its speed means nothing."

@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 import time
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import transformers
 
@@ -25,9 +25,22 @@ from gossamer.evaluation.speed.runners import DTYPES, open_runner
 from gossamer.evaluation.speed.threads import all_threads
 
 
+@dataclass(frozen=True, slots=True)
+class LoadFigures:
+    """What loading a model takes. Memory in bytes; None where the system does not tell."""
+
+    load_seconds: float
+    peak_memory_bytes: int
+    """Largest resident size."""
+    peak_anonymous_bytes: int | None = None
+    peak_file_bytes: int | None = None
+    baseline_bytes: int | None = None
+    """Resident after the imports, before loading."""
+
+
 def probe(
     path: str, dtype: str, threads: int, prompt_tokens: int, tokens: int, activations: str, engine: str
-) -> dict[str, Any]:
+) -> LoadFigures:
     """Load `path`, run it, and return the figures."""
     _ = transformers.AutoModelForCausalLM, transformers.AutoTokenizer  # imported by name, before the clock
     before = usage()
@@ -37,13 +50,13 @@ def probe(
         load_seconds = time.perf_counter() - started
         model.eval()
         run_round(model, random_prompt(model, prompt_tokens), tokens)
-    return {
-        "load_seconds": load_seconds,
-        "peak_memory_bytes": memory.peak_resident_bytes,
-        "peak_anonymous_bytes": memory.peak_anonymous_bytes,
-        "peak_file_bytes": memory.peak_file_bytes,
-        "baseline_bytes": None if before is None else before.resident,
-    }
+    return LoadFigures(
+        load_seconds=load_seconds,
+        peak_memory_bytes=memory.peak_resident_bytes,
+        peak_anonymous_bytes=memory.peak_anonymous_bytes,
+        peak_file_bytes=memory.peak_file_bytes,
+        baseline_bytes=None if before is None else before.resident,
+    )
 
 
 def main() -> int:
@@ -65,7 +78,7 @@ def main() -> int:
     except GossamerError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    sys.stdout.write(json.dumps(figures) + "\n")
+    sys.stdout.write(json.dumps(asdict(figures)) + "\n")
     return 0
 
 

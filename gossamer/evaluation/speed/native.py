@@ -15,7 +15,6 @@ from gossamer.runtime.engine import Engine
 class NativeModel:
     """Looks like a causal model of transformers as far as measurements go: a config, logits, rounds of its own."""
 
-    main_input_name = "input_ids"
     kind = DECODER
 
     def __init__(self, engine: Engine):
@@ -31,9 +30,6 @@ class NativeModel:
 
     def eval(self) -> Self:
         return self
-
-    def can_generate(self) -> bool:
-        return True
 
     def named_modules(self) -> Iterator[tuple[str, Any]]:
         """There are none to look at."""

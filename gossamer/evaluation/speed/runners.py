@@ -1,12 +1,12 @@
 """Open a model on the engine that is to be measured."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gossamer.checkpoint.loading import load
 from gossamer.checkpoint.source import open_model
+from gossamer.evaluation.speed.decode import Runner
 from gossamer.evaluation.speed.llama_cpp import LlamaCppModel, llama_cpp
 from gossamer.evaluation.speed.native import NativeModel
 from gossamer.runtime.choose import choose_engine
@@ -17,7 +17,7 @@ DTYPES = {"auto": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "f
 
 def open_runner(
     path: str | Path, engine: str, dtype: str, activations: str, threads: int, context: int
-) -> Any:
+) -> Runner:
     """Return a model that `run_round` can time.
 
     Args:

@@ -4,7 +4,6 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -92,7 +91,7 @@ def is_noisy(before: Business, after: Business) -> bool:
     return others_share(before, after) > OTHERS_LIMIT or steal_share(before, after) > STEAL_LIMIT
 
 
-def noise(before: Business, after: Business) -> dict[str, Any]:
+def noise(before: Business, after: Business) -> dict[str, bool | float]:
     """Return what a report says of the time between two looks: `noisy`, `others_share`, `steal_share`."""
     return {
         "noisy": is_noisy(before, after),

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import ModuleType
 
 import torch
 
@@ -39,7 +39,7 @@ def all_threads(threads: int) -> Iterator[None]:
             dispatch.set_num_threads(before)
 
 
-def kernel_dispatch() -> Any:
+def kernel_dispatch() -> ModuleType | None:
     """Return the module that chooses our kernels, or None where the package was built without them."""
     try:
         return importlib.import_module("gossamer.kernels.dispatch")

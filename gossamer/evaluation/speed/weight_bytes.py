@@ -8,21 +8,20 @@ skips; the cache of keys and values does not count. Of an encoder-decoder only w
 counts: the decoder and the head.
 """
 
-from typing import Any, cast
-
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from gossamer.evaluation.speed.decode import has_own_rounds
+from gossamer.evaluation.speed.decode import OwnRounds, Runner
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
 
 Key = tuple[int, int]
 
 
-def weight_bytes_per_token(model: nn.Module) -> int:
+def weight_bytes_per_token(model: Runner) -> int:
     """Return the bytes of weights read for one token by `model` (for an encoder: for one pass)."""
-    if has_own_rounds(model):
-        return int(cast(Any, model).weight_bytes_per_token)
+    if isinstance(model, OwnRounds):
+        return model.weight_bytes_per_token
     read: dict[Key, float] = {}
     for module in _modules_run_for_a_token(model):
         rows = _num_rows(module)
@@ -33,7 +32,7 @@ def weight_bytes_per_token(model: nn.Module) -> int:
     return round(sum(read.values()))
 
 
-def _modules_run_for_a_token(model: Any) -> list[nn.Module]:
+def _modules_run_for_a_token(model: PreTrainedModel) -> list[nn.Module]:
     config = getattr(model, "config", None)
     modules = list(model.modules())
     if not getattr(config, "is_encoder_decoder", False):

@@ -11,6 +11,7 @@ from gossamer.errors import CheckpointError, UsageError
 from gossamer.evaluation.speed import compare as speed
 from gossamer.evaluation.speed import runners
 from gossamer.evaluation.speed.bench import benchmark
+from gossamer.evaluation.speed.load_probe import LoadFigures
 from tests.models import tiny_model
 
 FAST: dict[str, Any] = {"threads": 1, "prompt_tokens": 4, "tokens": 2, "repeats": 1}
@@ -21,9 +22,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str, str]]
     """Takes the place of the processes that load a model; keeps what they were asked."""
     asked: list[tuple[str | None, str, str]] = []
 
-    def probe(subject: speed.Subject, _threads: int, _prompt: int) -> dict[str, Any]:
+    def probe(subject: speed.Subject, _threads: int, _prompt: int) -> LoadFigures:
         asked.append((subject.path, subject.dtype, subject.activations))
-        return {"load_seconds": 1.0, "peak_memory_bytes": 100}
+        return LoadFigures(load_seconds=1.0, peak_memory_bytes=100)
 
     monkeypatch.setattr(speed, "probe_load", probe)
     return asked
@@ -47,24 +48,25 @@ def test_dense_models_run_in_bfloat16_and_compressed_ones_as_they_load(
     )
     assert loaded == [torch.float32, torch.bfloat16]
     assert set(probes) == {(str(case.folder), "auto", "int8"), (str(case.parent), "bfloat16", "int8")}
-    assert told["model"] == str(case.folder)
-    assert told["against"]["model"] == str(case.parent)
-    assert told["weight_bytes_per_token"] < told["against"]["weight_bytes_per_token"]
-    json.dumps(told, allow_nan=False)
+    assert told.own.model == str(case.folder)
+    assert told.against.model == str(case.parent)
+    assert told.own.weight_bytes_per_token < told.against.weight_bytes_per_token
+    json.dumps(told.to_dict(), allow_nan=False)
 
 
 def test_a_prompt_is_read_by_the_models_own_tokenizer(compressed, probes: list[Any]) -> None:
     told = benchmark(compressed("gpt2").folder, prompt="seven b", **FAST)
-    assert told["prompt_tokens"] == 7
-    assert told["against"] is None
-    assert told["ratios"] == {}
+    assert told.own.prompt_tokens == 7
+    assert told.against is None
+    assert told.ratios is None
+    assert told.to_dict()["ratios"] == {}
 
 
 @pytest.mark.parametrize("kind", ["bert", "t5"])
 def test_encoders_and_encoder_decoders_are_measured_too(kind: str, compressed, probes: list[Any]) -> None:
     told = benchmark(compressed(kind).folder, **FAST)
-    assert told["prefill_tokens_per_s"] > 0
-    assert (told["decode_tokens_per_s"] is None) == (kind == "bert")
+    assert told.own.prefill_tokens_per_s > 0
+    assert (told.own.decode_tokens_per_s is None) == (kind == "bert")
 
 
 def test_what_cannot_be_measured_is_refused(parent, tmp_path: Path, probes: list[Any]) -> None:
@@ -83,13 +85,13 @@ def test_what_cannot_be_measured_is_refused(parent, tmp_path: Path, probes: list
 def test_the_native_engine_is_measured_beside_torch_and_says_so(compressed, probes: list[Any]) -> None:
     case = compressed("llama")
     told = benchmark(case.folder, against=case.parent, **FAST)
-    assert (told["engine"], told["activations"]) == ("native", "int8")
-    assert (told["against"]["engine"], told["against"]["activations"]) == ("torch", "float")
-    assert told["ratios"]["decode"]["ratio"] > 0
+    assert (told.own.engine, told.own.activations) == ("native", "int8")
+    assert (told.against.engine, told.against.activations) == ("torch", "float")
+    assert told.ratios.decode.ratio > 0
     torch_told = benchmark(case.folder, engine="torch", **FAST)
     # norms and biases count in torch
-    assert told["weight_bytes_per_token"] == pytest.approx(
-        torch_told["weight_bytes_per_token"], rel=0.1
+    assert told.own.weight_bytes_per_token == pytest.approx(
+        torch_told.own.weight_bytes_per_token, rel=0.1
     )  # norms and biases count there
     with pytest.raises(UsageError, match="engine"):
         benchmark(case.folder, engine="fast", **FAST)
