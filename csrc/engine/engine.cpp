@@ -204,6 +204,12 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
       team_.run([&](int) {
         for (int64_t row; (row = team_.claim()) < rows;) sample(row);
       });
+    for (const size_t i : sampling_)
+      if (sampled[i] == kNotFinite) {
+        find(feeds[i].sequence).last = -1;
+        throw std::runtime_error("the logits behind token " + std::to_string(find(feeds[i].sequence).length) +
+                                 " are NaN or infinite: the weights are damaged, or too large for this arithmetic");
+      }
   }
   return sampled;
 }
