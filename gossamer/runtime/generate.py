@@ -56,7 +56,7 @@ def write(
     if tokenizer is None or not skeleton.can_generate() or skeleton.main_input_name != "input_ids":
         lacking = "" if tokenizer is not None else ": it has no tokenizer"
         raise UsageError(f"{path}: {source.auto_class_name} does not generate text from a prompt{lacking}.")
-    ids = encode(tokenizer, prompt, raw=raw, where=str(path))
+    ids = encode(tokenizer, prompt, raw=raw, add_start=source.kind == "gguf", where=str(path))
     check_ids(ids, tokenizer, text.vocab_size, str(path))
     settings = settle(
         said,

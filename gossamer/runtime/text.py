@@ -24,28 +24,28 @@ TIDY_REACH = 32
 # ---- in -----------------------------------------------------------------------------------------------------
 
 
-def encode(tokenizer: Any, prompt: str, *, raw: bool = False, where: str = "the model") -> list[int]:
+def encode(
+    tokenizer: Any, prompt: str, *, raw: bool = False, add_start: bool = False, where: str = "the model"
+) -> list[int]:
     """Return the tokens of a prompt; with a chat template the prompt is a user's message.
 
     Control tokens that the prompt spells are read as such.
 
     Args:
         raw: take the prompt as it is, whether there is a template or not.
+        add_start: what the tokenizer adds goes around a template's text too, as llama.cpp has it. transformers leaves
+            that to the template.
         where: the model's name, for errors.
 
     Raises:
         UsageError: the prompt is empty. CheckpointError: the template cannot be used.
     """
-    if getattr(tokenizer, "chat_template", None) and not raw:
-        text = _templated(tokenizer, prompt, where)
-        ids = list(
-            tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        )  # the template has them
-    else:
-        ids = list(tokenizer(prompt, verbose=False)["input_ids"])
-        start = tokenizer.bos_token_id
-        if start is not None and ids[:2] == [start, start] and prompt.startswith(tokenizer.bos_token):
-            del ids[0]  # the prompt brings the one that the tokenizer adds
+    templated = bool(getattr(tokenizer, "chat_template", None)) and not raw
+    text = _templated(tokenizer, prompt, where) if templated else prompt
+    ids = list(tokenizer(text, add_special_tokens=add_start or not templated, verbose=False)["input_ids"])
+    start = tokenizer.bos_token_id
+    if start is not None and ids[:2] == [start, start] and text.startswith(tokenizer.bos_token):
+        del ids[0]  # the text brings the one that the tokenizer adds
     if not ids:
         raise UsageError("the prompt is empty: give at least one word.")
     return ids

@@ -17,6 +17,15 @@ GENERATION_FILE = "generation_config.json"
 TOKEN_IDS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 """What config.json is asked for when generation_config.json does not say it."""
 
+ABOUT_RUNNING = {
+    "transformers_version",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+    "return_dict",
+}
+"""Names of generation_config.json that mean something of their own in config.json."""
+
 
 def read_generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the folder says of generation, field by field; `eos_token_id` is a list of whole numbers.
@@ -33,7 +42,7 @@ def read_generation(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     if file.is_file():
         said = read_json(file, "")
     else:
-        known = vars(transformers.GenerationConfig())
+        known = set(vars(transformers.GenerationConfig())) - ABOUT_RUNNING
         said = {name: value for name, value in config.items() if name in known}
     for name in TOKEN_IDS:
         if said.get(name) is None:
