@@ -10,7 +10,6 @@ later token can change it. What can:
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from typing import Any
 
 from gossamer.errors import CheckpointError, UsageError
@@ -105,8 +104,8 @@ def stream(
     Special tokens are left out. Who stops listening ends `tokens` too, if it is a generator.
     """
     try:
-        with closing(_decoded(tokenizer, _until(tokens, stops))) as pieces:
-            yield from _until_text(pieces, stop_strings) if stop_strings else pieces
+        pieces = _decoded(tokenizer, _until(tokens, stops))
+        yield from _until_text(pieces, stop_strings) if stop_strings else pieces
     finally:
         getattr(tokens, "close", lambda: None)()
 

@@ -95,7 +95,7 @@ class TorchEngine:
             )
 
 
-class _Tokens(BaseStreamer):  # type: ignore[misc]
+class _Tokens(BaseStreamer):
     """Takes what `generate` writes: first the prompt, then token by token; None ends it."""
 
     def __init__(self) -> None:
