@@ -206,9 +206,11 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
       });
     for (const size_t i : sampling_)
       if (sampled[i] == kNotFinite) {
-        find(feeds[i].sequence).last = -1;
-        throw std::runtime_error("the logits behind token " + std::to_string(find(feeds[i].sequence).length) +
-                                 " are NaN or infinite: the weights are damaged, or too large for this arithmetic");
+        Sequence& sequence = find(feeds[i].sequence);
+        sequence.last = -1;
+        throw std::runtime_error("the logits behind token " + std::to_string(sequence.length) +
+                                 " are NaN or infinite: the weights are damaged, or too large for this "
+                                 "arithmetic");
       }
   }
   return sampled;
