@@ -204,6 +204,14 @@ std::vector<int32_t> Engine::step_locked(const std::vector<Feed>& feeds) {
       team_.run([&](int) {
         for (int64_t row; (row = team_.claim()) < rows;) sample(row);
       });
+    for (const size_t i : sampling_)
+      if (sampled[i] == kNotFinite) {
+        Sequence& sequence = find(feeds[i].sequence);
+        sequence.last = -1;
+        throw std::runtime_error("the logits behind token " + std::to_string(sequence.length) +
+                                 " are NaN or infinite: the weights are damaged, or too large for this "
+                                 "arithmetic");
+      }
   }
   return sampled;
 }

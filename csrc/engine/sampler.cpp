@@ -1,6 +1,7 @@
 #include "engine/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -31,6 +32,13 @@ int32_t largest_logit(const float* logits, int64_t count) {
   return static_cast<int32_t>(at);
 }
 
+bool all_finite(const float* values, int64_t count) {
+  constexpr uint32_t kExponent = 0x7f800000u;  // all ones in NaN and infinity
+  uint32_t found = 0;
+  for (int64_t i = 0; i < count; ++i) found |= (std::bit_cast<uint32_t>(values[i]) & kExponent) == kExponent;
+  return found == 0;
+}
+
 Sampler::Sampler(const Sampling& sampling, int64_t vocabulary)
     : sampling_(sampling), vocabulary_(vocabulary), state_(sampling.seed) {
   validate(sampling);
@@ -48,6 +56,7 @@ void Sampler::saw(int32_t token) {
 }
 
 int32_t Sampler::next(float* logits) {
+  if (!all_finite(logits, vocabulary_)) return kNotFinite;
   for (int32_t token : seen_tokens_) {
     float& logit = logits[token];
     logit = logit < 0 ? logit * sampling_.repetition_penalty : logit / sampling_.repetition_penalty;
@@ -81,7 +90,6 @@ int32_t Sampler::draw(const float* logits) {
   for (int64_t i = 0; i < vocabulary_; ++i)
     if (const float logit = logits[i] / sampling_.temperature; logit >= least)
       choices_.push_back({logit, static_cast<int32_t>(i)});
-  if (choices_.empty()) return largest_logit(logits, vocabulary_);  // nothing but NaN
   if (sampling_.top_k > 0 && sampling_.top_k < static_cast<int64_t>(choices_.size())) {
     std::nth_element(choices_.begin(), choices_.begin() + sampling_.top_k - 1, choices_.end(), likelier);
     choices_.resize(static_cast<size_t>(sampling_.top_k));

@@ -25,6 +25,7 @@ class Sampler {
   // A token that has been read or written: the penalty is about these.
   void saw(int32_t token);
   // Changes logits [vocabulary]. In transformers' order: penalty, temperature, top-k, top-p, min-p.
+  // kNotFinite if a logit is NaN or infinite: there is no next token then.
   int32_t next(float* logits);
 
  private:
@@ -42,6 +43,9 @@ class Sampler {
   std::vector<Choice> choices_;
 };
 
+constexpr int32_t kNotFinite = -2;
+
 int32_t largest_logit(const float* logits, int64_t count);
+bool all_finite(const float* values, int64_t count);
 
 }  // namespace gossamer

@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from gossamer.checkpoint.source import open_model
+from gossamer.checkpoint.source import Source, open_model
 from gossamer.errors import UsageError
 from gossamer.kernels.table import ACTIVATIONS
 from gossamer.layers.replace import sparse_linears
@@ -31,9 +31,13 @@ def load(path: str | Path, *, dtype: torch.dtype | None = None, activations: str
     Raises:
         CheckpointError: it cannot be read. UsageError: `activations` is neither.
     """
+    return load_opened(open_model(path), dtype=dtype, activations=activations)
+
+
+def load_opened(source: Source, *, dtype: torch.dtype | None = None, activations: str = "float") -> Loaded:
+    """Load a model that `open_model` has opened; as `load`."""
     if activations not in ACTIVATIONS:
         raise UsageError(f"activations: expected {' or '.join(ACTIVATIONS)}, got '{activations}'.")
-    source = open_model(path)
     if source.kind == "gossamer":
         if (source.path / MANIFEST_NAME).exists():
             read_manifest(

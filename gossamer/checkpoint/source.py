@@ -39,6 +39,7 @@ class Reader(Protocol):
     def load_dense(self, dtype: torch.dtype) -> PreTrainedModel: ...
     def parameter(self, name: str, current: nn.Parameter) -> Tensor: ...
     def tokenizer(self) -> PreTrainedTokenizerBase | None: ...
+    def generation(self) -> dict[str, Any]: ...
 
 
 class Source:
@@ -96,6 +97,13 @@ class Source:
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase | None:
         return self.reader.tokenizer()
+
+    def generation(self) -> dict[str, Any]:
+        """Return what the model says of how its text is written, by the names of generation_config.json.
+
+        Only what is written somewhere is here, no defaults of classes; `eos_token_id`, if there, is a list.
+        """
+        return self.reader.generation()
 
     def materialise(self, name: str) -> nn.Module:
         """Return a float32 copy of the module `name` as the parent has it; `model` is left as it is."""

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
+from gossamer.cli.arguments import Activations, Engine, Json, Model, Out, Overwrite
+from gossamer.cli.generate import generate
 from gossamer.errors import GossamerError, UsageError
 from gossamer.version import __version__
 
@@ -27,20 +29,6 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, as shells have it."""
-
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, .gguf file or hub id.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Out = Annotated[Path, typer.Option("--out", "-o", help="What to write. Refused if it exists.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
-Activations = Annotated[
-    str | None,
-    typer.Option(
-        help="float: exact. int8: round the inputs of packed linears, faster. Default: int8 on the native engine."
-    ),
-]
-Engine = Annotated[
-    str, typer.Option(help="native, torch, or auto: native where the model's family has a plan.")
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -198,35 +186,7 @@ def bench(
     _print(result, json_, print_benchmark)
 
 
-@app.command()
-def generate(
-    model: Model,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT")],
-    max_tokens: Annotated[int, typer.Option(help="At most so many new tokens.")] = 128,
-    temperature: Annotated[float, typer.Option(help="0: always the most likely token.")] = 0.0,
-    top_k: Annotated[int, typer.Option(help="Sample among the k most likely tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens of this total.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
-    activations: Activations = None,
-    engine: Engine = "auto",
-    json_: Json = False,
-) -> None:
-    """Continue a prompt (with the chat template when the model has one)."""
-    from gossamer.runtime.generate import write
-
-    writing = write(
-        model, prompt, engine=engine, activations=activations, max_tokens=max_tokens, temperature=temperature,
-        top_k=top_k, top_p=top_p, seed=seed,
-    )  # fmt: skip
-    if json_:
-        text = "".join(writing.pieces)
-        told = {"engine": writing.engine, "activations": writing.activations}
-        _print_json({"model": model, "prompt": prompt, "text": text, **told})
-        return
-    typer.echo(f"engine: {writing.engine}, {writing.activations} activations", err=True)
-    for piece in writing.pieces:
-        typer.echo(piece, nl=False)
-    typer.echo()
+app.command()(generate)
 
 
 @app.command()

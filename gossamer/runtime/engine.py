@@ -6,9 +6,7 @@ T tokens, V entries of the vocabulary.
 """
 
 import secrets
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,8 @@ from gossamer.kernels.dispatch import native_module, num_threads
 from gossamer.runtime.bind import bind
 from gossamer.runtime.family import plan_of
 from gossamer.runtime.memory import available_bytes
+from gossamer.runtime.scheduler import Scheduler
+from gossamer.runtime.sequence import Event, Request, Sampling
 from gossamer.runtime.weights import Weights, open_weights
 
 BLOCK_TOKENS = 32
@@ -29,59 +29,6 @@ STEP_TOKENS = 128
 """Rows of the largest step: longer prompts are read in parts of this size."""
 CACHE_SHARE = 0.5
 """Of the memory that is free, the cache takes at most this, when nobody says how large it shall be."""
-NO_TOKENS = torch.empty(0, dtype=torch.int32)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How the next token is chosen; in transformers' order: penalty, temperature, top-k, top-p, min-p."""
-
-    temperature: float = 0.0
-    """0: always the most likely token."""
-    top_k: int = 0
-    """Among the k most likely tokens; 0: all."""
-    top_p: float = 1.0
-    """Among the fewest tokens of that total probability."""
-    min_p: float = 0.0
-    """Among tokens at least this share as likely as the likeliest."""
-    repetition_penalty: float = 1.0
-    """Above 1: what was read or written already becomes less likely."""
-    seed: int | None = None
-    """Makes sampling repeatable."""
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A token that a step wrote."""
-
-    sequence: int
-    token: int
-    finished: bool
-
-
-@dataclass(slots=True)
-class _Request:
-    """A sequence that is being read or continued."""
-
-    tokens: Tensor
-    max_tokens: int
-    stops: frozenset[int]
-    blocks: int
-    read: int = 0
-    written: int = 0
-
-
-@dataclass(slots=True)
-class _Schedule:
-    running: dict[int, _Request] = field(default_factory=dict)
-    waiting: deque[tuple[int, _Request]] = field(default_factory=deque)
-
-
-def common_prefix(a_T: Tensor, b_T: Tensor) -> int:
-    """Return how many tokens two texts share from their start."""
-    length = min(len(a_T), len(b_T))
-    differ = (a_T[:length] != b_T[:length]).nonzero()
-    return int(differ[0]) if len(differ) else length
 
 
 class Engine:
@@ -119,7 +66,6 @@ class Engine:
                 f"expected activations float or int8, and cache float16 or int8; got {activations!r} and {cache!r}."
             )
         self.config: PretrainedConfig = weights.config
-        self.generation_config = weights.generation_config
         self.where = weights.where
         self.activations = activations
         self.step_tokens = step_tokens
@@ -148,7 +94,7 @@ class Engine:
                 f"{self.where}: expected {plan.vocabulary_size} tokens, as config.json says, got weights for "
                 f"{self.vocabulary_size}. Restore the folder."
             )
-        self._schedule = _Schedule()
+        self._scheduler = Scheduler(self._native, step_tokens, BLOCK_TOKENS)
 
     @classmethod
     def open(cls, path: str | Path, **settings: Any) -> "Engine":
@@ -233,13 +179,13 @@ class Engine:
                 f"{self.num_blocks * BLOCK_TOKENS} tokens."
             )
         sequence = self._open(sampling)
-        self._schedule.waiting.append((sequence, _Request(tokens, max_tokens, frozenset(stops), blocks)))
+        self._scheduler.add(sequence, Request(tokens, max_tokens, frozenset(stops), blocks))
         return sequence
 
     @property
     def busy(self) -> bool:
         """True while there is something to do for `step`."""
-        return bool(self._schedule.running or self._schedule.waiting)
+        return self._scheduler.busy
 
     def step(self) -> list[Event]:
         """Run one step of all sequences: continue each by a token, and read the next part of new prompts.
@@ -247,68 +193,12 @@ class Engine:
         A prompt waits until the cache has room for all that it may become. One that begins like another one that is
         running takes over the blocks of what they share.
         """
-        schedule = self._schedule
-        room = self._native.num_free_blocks() - sum(
-            request.blocks - -(-self._native.length(sequence) // BLOCK_TOKENS)
-            for sequence, request in schedule.running.items()
-        )
-        while schedule.waiting and schedule.waiting[0][1].blocks <= room:
-            sequence, request = schedule.waiting.popleft()
-            schedule.running[sequence] = request
-            room -= request.blocks
-        feeds = self._feeds()
-        sampled = self._run(self._native.step, feeds)
-        events = []
-        for (sequence, _, _), token in zip(feeds, sampled, strict=True):
-            if token < 0:
-                continue
-            request = schedule.running[sequence]
-            request.written += 1
-            finished = token in request.stops or request.written == request.max_tokens
-            events.append(Event(sequence, token, finished))
-            if finished:
-                self.cancel(sequence)
-        return events
-
-    def _feeds(self) -> list[tuple[int, Tensor, bool]]:
-        feeds, budget = [], self.step_tokens
-        running = sorted(self._schedule.running.items(), key=lambda item: item[1].read < len(item[1].tokens))
-        for sequence, request in running:  # those that write come first: a long prompt never holds them up
-            if budget == 0:
-                break
-            if request.read == 0:
-                self._share_prefix(sequence, request)
-            part = request.tokens[request.read : request.read + budget]
-            request.read += len(part)
-            feeds.append((sequence, part, request.read == len(request.tokens)))
-            budget -= max(1, len(part))
-        return feeds
-
-    def _share_prefix(self, sequence: int, request: _Request) -> None:
-        """Take over the blocks of the running sequence whose prompt begins most alike; leave a token to be read."""
-        shared, source = max(
-            (
-                (
-                    common_prefix(request.tokens[:-1], other.tokens[: self._native.length(number)])
-                    // BLOCK_TOKENS,
-                    number,
-                )
-                for number, other in self._schedule.running.items()
-            )
-        )
-        if shared:
-            request.read = shared * BLOCK_TOKENS
-            self._run(self._native.share, sequence, source, request.tokens[: request.read])
+        feeds = self._scheduler.feeds()
+        return self._scheduler.take(feeds, self._run(self._native.step, feeds))
 
     def cancel(self, sequence: int) -> None:
         """Forget a sequence, whether it is waiting, running or unknown."""
-        schedule = self._schedule
-        if schedule.running.pop(sequence, None) is None:
-            waiting = deque(each for each in schedule.waiting if each[0] != sequence)
-            if len(waiting) == len(schedule.waiting):
-                return
-            schedule.waiting = waiting
-        self._native.close(sequence)
+        self._scheduler.cancel(sequence)
 
     # ---- shared --------------------------------------------------------------------------------------------
 

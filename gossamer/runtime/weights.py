@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from gossamer.checkpoint.manifest import FORMAT_VERSION, MANIFEST_NAME, read_manifest
-from gossamer.checkpoint.read.folder import ModelFolder, read_folder, read_json
+from gossamer.checkpoint.read.folder import ModelFolder, read_folder
 from gossamer.checkpoint.read.skeleton import config_from_dict
 from gossamer.checkpoint.source import open_model
 from gossamer.errors import CheckpointError, FormatError, RunError, UnsupportedModelError
@@ -38,12 +37,9 @@ class Weights:
         names: Mapping[str, Any],
         packed: Mapping[str, dict[str, Any]],
         tied: Mapping[str, str],
-        generation_config: SimpleNamespace | None = None,
     ):
         self.where = where
         self.config = config
-        self.generation_config = generation_config or SimpleNamespace()
-        """What generation_config.json says."""
         self._read = read
         self._names = names
         self._packed = packed
@@ -159,9 +155,20 @@ def open_weights(path: str | Path) -> Weights:
     source = open_model(path)
     if source.kind != "gguf":
         return _from_folder(read_folder(source.path))
-    model = source.load_dense(torch.float16)
-    tensors = dict(model.state_dict())
+    parameters = source.reader.skeleton.named_parameters()
+    tensors = {name: _narrow(source.reader.parameter(name, meta)) for name, meta in parameters}
+    tensors |= {name: tensors[original] for name, original in source.architecture.tied}
     return Weights(str(path), source.config, tensors.__getitem__, tensors, {}, {})
+
+
+def _narrow(values: Tensor) -> Tensor:
+    """Return a matrix in 16 bits where they hold it, as it is where they do not; vectors always as they are."""
+    if values.ndim < 2:
+        return values
+    if torch.equal(values.bfloat16().float(), values):
+        return values.bfloat16()
+    half = values.half()  # of its 11 bits: what is lost beyond is range, above 65504 or below 6e-8
+    return half if float((half.float() - values).norm()) <= 2**-10 * float(values.norm()) else values
 
 
 def _from_folder(folder: ModelFolder) -> Weights:
@@ -183,9 +190,7 @@ def _from_folder(folder: ModelFolder) -> Weights:
         raise UnsupportedModelError(f"{folder.path}: quantized by {folder.quant_method}, which is not ours.")
     plain = {key: value for key, value in folder.config.items() if key != "quantization_config"}
     config = config_from_dict(plain, f"{folder.path}/config.json")
-    file = folder.path / "generation_config.json"
-    generation = SimpleNamespace(**read_json(file, "")) if file.is_file() else None
-    return Weights(str(folder.path), config, _reader(folder), folder.tensors, packed, tied, generation)
+    return Weights(str(folder.path), config, _reader(folder), folder.tensors, packed, tied)
 
 
 def _table(folder: ModelFolder, name: str, kind: type) -> dict[str, Any]:

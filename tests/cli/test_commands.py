@@ -193,16 +193,6 @@ def test_search_ends_with_1_if_the_budget_was_missed_and_2_if_it_cannot_be(
     assert "was not reached. The nearest" in missed.json["verdict"]
 
 
-def test_generate_streams_text_or_prints_json(run: Callable[..., Run], compressed) -> None:
-    arguments = ("generate", compressed("llama").folder, "The spider", "--max-tokens", 6)
-    plain, told = run(*arguments), run(*arguments, "--json").json
-    assert plain.code == 0
-    assert plain.out == told["text"] + "\n"
-    assert told["prompt"] == "The spider"
-    sampled = (*arguments, "--temperature", 1.5, "--seed", 4, "--top-k", 50, "--top-p", 0.9, "--json")
-    assert run(*sampled).json == run(*sampled).json
-
-
 def test_export_and_report_write_what_they_say(run: Callable[..., Run], compressed, tmp_path: Path) -> None:
     folder = compressed("llama").folder
     result = run("export", folder, "--format", "dense", "-o", tmp_path / "plain")

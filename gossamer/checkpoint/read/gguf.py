@@ -12,6 +12,7 @@ O output features, I input features, H heads, D half a head's width.
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.checkpoint.architecture import describe
+from gossamer.checkpoint.read.generation import token_ids
 from gossamer.checkpoint.read.gguf_config import read_config
 from gossamer.checkpoint.read.gguf_header import GGUFFile, read_gguf
 from gossamer.checkpoint.read.quiet import quiet
@@ -32,6 +34,8 @@ from gossamer.errors import CheckpointError, UnsupportedModelError
 
 DIGIT_BY_DIGIT = ("smollm", "starcoder", "refact", "command-r")
 """Values of `tokenizer.ggml.pre` for which llama.cpp splits off single digits before GPT-2's pattern."""
+ENDS = ("eos", "eot", "eom")
+"""Of text, turn and message: `tokenizer.ggml.*_token_id`."""
 _SLICE_BYTES = 1 << 20
 _NOT_WEIGHTS = ("rope_freqs.weight",)
 """Tensors that belong to the config."""
@@ -100,6 +104,12 @@ class GGUFModelReader:
                 ]
             )
         return tokenizer
+
+    def generation(self) -> dict[str, Any]:
+        """Return what the file says of generation: the tokens that end a text or a turn."""
+        stated = [self.file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS]
+        ends = token_ids([each for each in stated if each is not None], f"{self.file.path}: eos_token_id")
+        return {"eos_token_id": ends} if ends else {}
 
     def _build(self) -> PreTrainedModel:
         return build_skeleton(self.config, len(self.file.tensors), str(self.file.path))

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from gossamer.checkpoint.architecture import tied_parameters
 from gossamer.checkpoint.read.folder import ModelFolder, read_folder
+from gossamer.checkpoint.read.generation import read_generation
 from gossamer.checkpoint.read.quiet import quiet
 from gossamer.checkpoint.read.skeleton import build_skeleton, config_from_dict
 from gossamer.checkpoint.read.ties import own_weights, stored_twice, untie
@@ -97,6 +98,10 @@ class FolderReader:
                 "folder, "
                 f"got {type(error).__name__}: {error!s:.300}."
             ) from error
+
+    def generation(self) -> dict[str, Any]:
+        """Return what the folder says of generation."""
+        return read_generation(self.folder.path, self.folder.config)
 
     def _check_types(self) -> None:
         """Codes whose scales are tensors of their own would be taken for weights."""

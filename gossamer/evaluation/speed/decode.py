@@ -116,7 +116,9 @@ def run_round(model: Runner, ids_1T: Tensor, tokens: int) -> Round:
     for _ in range(tokens):
         outputs = model(**{name: next_11}, use_cache=True, **cache, **extra)
         next_11 = outputs.logits[:, -1:].argmax(-1)
-    return Round(prefill, time.perf_counter() - started)
+    decode = time.perf_counter() - started
+    _check_finite(model, outputs.logits)
+    return Round(prefill, decode)
 
 
 def _last_logits_only(model: PreTrainedModel) -> dict[str, Any]:

@@ -1,0 +1,20 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, .gguf file or hub id.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="What to write. Refused if it exists.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Activations = Annotated[
+    str | None,
+    typer.Option(
+        help="float: exact. int8: round the inputs of packed linears, faster. Default: int8 on the native engine."
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(help="native, torch, or auto: native where the model's family has a plan.")
+]
