@@ -80,17 +80,17 @@ def test_every_window_opens_with_the_start_token_on_both_engines(
     settings: dict[str, Any] = {"text": text, "length": 48, "num_windows": 4, "stride": stride}
     told = evaluate(tmp_path, engine="torch", against=tmp_path, **settings)
     native = evaluate(tmp_path, engine="native", activations="float", **settings)
-    for figures in (told["perplexity"], told["parent_perplexity"], native["perplexity"]):
+    for figures in (told.perplexity, told.parent_perplexity, native.perplexity):
         assert figures == pytest.approx(float(scored.mean().exp()), rel=1e-3)
-    assert told["kl_mean"] == pytest.approx(0.0, abs=1e-9)
-    assert told["tokens"] == native["tokens"] == scored.numel()
-    assert "|bos:each|" in told["perplexity_signature"] and "|bos:each|" in native["perplexity_signature"]
+    assert told.kl_mean == pytest.approx(0.0, abs=1e-9)
+    assert told.tokens == native.tokens == scored.numel()
+    assert "|bos:each|" in told.perplexity_signature and "|bos:each|" in native.perplexity_signature
 
 
 def test_a_name_for_a_start_token_that_is_never_added_changes_nothing(parent, text: Path) -> None:
     assert tiny_tokenizer().bos_token_id == 257
     told = evaluate(parent("llama"), text=text, length=48, num_windows=2, engine="torch")
-    assert "|bos:0|" in told["perplexity_signature"]
+    assert "|bos:0|" in told.perplexity_signature
 
 
 def test_text_with_tokens_that_have_no_embedding_is_refused(text: Path, tmp_path: Path) -> None:
