@@ -31,8 +31,7 @@ def benchmark(
 ) -> Benchmark:
     """Measure load time, prefill, decode and memory of `model`, and of `against` interleaved in the same run.
 
-    With torch, dense models run in bfloat16, as they are usually stored and served; compressed ones as `load` gives
-    them.
+    With torch, dense models run in bfloat16, as they are usually stored; compressed ones as `load` gives them.
 
     Args:
         model, against: folder, GGUF file or hub id.
