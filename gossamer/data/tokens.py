@@ -129,11 +129,11 @@ def check_ids(ids: Tensor, vocabulary: int, tokenizer: Any, name: str) -> None:
     if not outside:
         return
     shown = ", ".join(f"{each} ({tokenizer.convert_ids_to_tokens(each)!r})" for each in outside[:3])
+    more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
     raise DataError(
-        f"{name}: the tokenizer gives tokens that the model has no embedding for: {shown}"
-        f"{f' and {len(outside) - 3} more' if len(outside) > 3 else ''}; its embedding has {vocabulary:,} rows. "
-        "Take the model's own tokenizer, enlarge the embedding (resize_token_embeddings) and train "
-        "it, or take these tokens out of the text."
+        f"{name}: the tokenizer gives tokens that the model has no embedding for: {shown}{more}; its embedding has "
+        f"{vocabulary:,} rows. Take the model's own tokenizer, enlarge the embedding (resize_token_embeddings) and "
+        "train it, or take these tokens out of the text."
     )
 
 
