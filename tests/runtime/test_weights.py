@@ -38,6 +38,6 @@ def test_matrices_that_two_bytes_hold_take_two_bytes(tmp_path: Path) -> None:
 
 
 def test_an_export_says_which_numbers_do_not_fit(beyond_float16: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="up_proj.*bfloat16 or float32"):
+    with pytest.raises(UsageError, match=r"up_proj.*bfloat16 or float32"):
         export(beyond_float16, tmp_path / "out", dtype="float16")
     export(beyond_float16, tmp_path / "out", dtype="bfloat16")

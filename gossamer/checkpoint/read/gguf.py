@@ -79,7 +79,7 @@ class GGUFModelReader:
         return read_tokenizer(self.file) if "tokenizer.ggml.tokens" in self.file.metadata else None
 
     def generation(self) -> dict[str, Any]:
-        """Return what a folder's generation_config.json would say: the tokens that end a text, and sampling defaults."""
+        """Return what generation_config.json would say: every token that ends a text, and sampling defaults."""
         said: dict[str, Any] = {"eos_token_id": list(end_ids(self.file))}
         said |= {f"{name}_token_id": getattr(self.config, f"{name}_token_id") for name in ("bos", "pad")}
         said |= {name: self.file.metadata.get(key) for key, name in SAMPLING.items()}

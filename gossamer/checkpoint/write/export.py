@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.source import Source, open_model
