@@ -81,7 +81,6 @@ class GGUFModelReader:
     def generation(self) -> dict[str, Any]:
         """Return what generation_config.json would say: every token that ends a text, and sampling defaults."""
         said: dict[str, Any] = {"eos_token_id": list(end_ids(self.file))}
-        said |= {f"{name}_token_id": getattr(self.config, f"{name}_token_id") for name in ("bos", "pad")}
         said |= {name: self.file.metadata.get(key) for key, name in SAMPLING.items()}
         if said["temperature"] is not None:
             said["do_sample"] = said["temperature"] > 0
@@ -97,7 +96,8 @@ class GGUFModelReader:
         model.tie_weights()
         model.config.dtype = dtype
         if model.can_generate():
-            model.generation_config = GenerationConfig(**self.generation())
+            others = {name: getattr(self.config, name) for name in ("bos_token_id", "pad_token_id")}
+            model.generation_config = GenerationConfig(**self.generation(), **others)
         return model.eval()
 
 
