@@ -20,6 +20,7 @@ from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.read import hub
 from gossamer.checkpoint.read.folder import CONVERT, PICKLED
 from gossamer.checkpoint.read.gguf import GGUFModelReader
+from gossamer.checkpoint.read.gguf_split import gguf_in_folder
 from gossamer.checkpoint.read.huggingface import FolderReader
 from gossamer.checkpoint.read.mapped import give_back_pages
 from gossamer.errors import CheckpointError
@@ -164,7 +165,10 @@ def open_model(path_or_id: str | Path, *, dtype: torch.dtype | None = None) -> S
             )
         path = hub.fetch(str(path_or_id))
     if path.is_dir():
-        return Source(path, FolderReader(path, dtype))
+        gguf = None if (path / "config.json").exists() else gguf_in_folder(path)
+        if gguf is None:
+            return Source(path, FolderReader(path, dtype))
+        path = gguf
     _refuse_other_files(path)
     return Source(path, GGUFModelReader(path, dtype))
 

@@ -4,6 +4,7 @@ Weights are read one at a time (mapped, dequantized or unpacked), so a model of 
 O output features, I input features.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gossamer.checkpoint.read.gguf import GGUFModelReader
+from gossamer.checkpoint.read.gguf_zeros import count_zeros
 from gossamer.checkpoint.read.huggingface import FolderReader
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.untouched import Untouched, untouched
@@ -184,7 +186,8 @@ def _stored(source: Source, name: str) -> tuple[int, float, str]:
     if isinstance(reader, GGUFModelReader):
         tensor = reader.file.tensors[reader.stored_names[f"{name}.weight"]]
         format_name = _NAMES.get(tensor.type_name, tensor.type_name)
-        return tensor.num_bytes, share_of_zeros(reader.read(f"{name}.weight")), format_name
+        zeros = count_zeros(reader.file, tensor.name) / max(math.prod(tensor.shape), 1)
+        return tensor.num_bytes, zeros, format_name
     module = source.model.get_submodule(name)
     if isinstance(module, PackedModule) and module.meta is not None:
         packed = module.packed

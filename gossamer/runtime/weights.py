@@ -150,7 +150,7 @@ def open_weights(path: str | Path) -> Weights:
     Raises CheckpointError when it cannot be read, UnsupportedModelError for another compression than ours.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if (path / "config.json").is_file():
         return _from_folder(read_folder(path))
     source = open_model(path)
     if source.kind != "gguf":

@@ -11,6 +11,8 @@ from tokenizers import pre_tokenizers
 from transformers import PreTrainedModel
 
 F32 = GGMLQuantizationType.F32
+BYTE_LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())
+"""Tokens 0 to 255 of the tokenizer that is written: the letters that stand for bytes."""
 
 
 def permute(weights: np.ndarray, num_heads: int) -> np.ndarray:
@@ -41,10 +43,38 @@ def write_gguf(
     tokenizer: bool = True,
     pre: str = "gpt-2",
     extra: dict[str, np.ndarray] | None = None,
+    keys: dict[str, Any] | None = None,
+    tensors_in_part: int = 0,
 ) -> Path:
-    """Write `model` to `path`; matrices of the blocks as `kind` where their rows fit, the rest in float32."""
+    """Write `model` to `path`; matrices of the blocks as `kind` where their rows fit, the rest in float32.
+
+    keys: metadata that are added or replaced; None takes one away. tensors_in_part: split the model into files of so
+    many tensors; returns the path of the first.
+    """
     config = model.config
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, split_max_tensors=tensors_in_part)
+    _add_metadata(writer, architecture, config)
+    if tokenizer:
+        _add_tokenizer(writer, pre)
+    for key, value in (keys or {}).items():
+        _set(writer, key, value)
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
+    table = get_tensor_name_map(arch, config.num_hidden_layers)
+    for name, parameter in model.named_parameters():
+        module, _, leaf = name.rpartition(".")
+        stored = f"{table.get_name(module)}.{leaf}"
+        values = convert(architecture, stored, parameter.detach().float().numpy(), config)
+        _add(writer, stored, np.ascontiguousarray(values), kind if stored.startswith("blk.") else F32)
+    for stored, values in (extra or {}).items():
+        _add(writer, stored, values, F32)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return next(iter(sorted(path.parent.glob(f"{path.stem}-00001-of-*.gguf"))), path)
+
+
+def _add_metadata(writer: gguf.GGUFWriter, architecture: str, config: Any) -> None:
     writer.add_name("tiny")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -61,22 +91,20 @@ def write_gguf(
         writer.add_rope_freq_base(1_000_000.0 if architecture == "gemma3" else 10_000.0)
     if architecture == "gemma3":
         writer.add_sliding_window(config.sliding_window)
-    if tokenizer:
-        _add_tokenizer(writer, pre)
-    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
-    table = get_tensor_name_map(arch, config.num_hidden_layers)
-    for name, parameter in model.named_parameters():
-        module, _, leaf = name.rpartition(".")
-        stored = f"{table.get_name(module)}.{leaf}"
-        values = convert(architecture, stored, parameter.detach().float().numpy(), config)
-        _add(writer, stored, np.ascontiguousarray(values), kind if stored.startswith("blk.") else F32)
-    for stored, values in (extra or {}).items():
-        _add(writer, stored, values, F32)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+
+
+def _set(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    writer.kv_data[0].pop(key, None)
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    elif value is not None:
+        writer.add_array(key, value)
 
 
 def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray, kind: GGMLQuantizationType) -> None:
@@ -88,10 +116,9 @@ def _add(writer: gguf.GGUFWriter, name: str, values: np.ndarray, kind: GGMLQuant
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, pre: str) -> None:
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
-    writer.add_token_list([*alphabet, "<pad>", "<bos>", "<eos>", "ĠĠ"])
+    writer.add_token_list([*BYTE_LETTERS, "<pad>", "<bos>", "<eos>", "ĠĠ"])
     writer.add_token_types([1] * 256 + [3] * 3 + [1])
     writer.add_token_merges(["Ġ Ġ"])
     writer.add_pad_token_id(256)

@@ -16,29 +16,23 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from gguf.constants import MODEL_ARCH_NAMES, GGMLQuantizationType
 from gguf.quants import dequantize
 from gguf.tensor_mapping import get_tensor_name_map
-from tokenizers import pre_tokenizers
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.checkpoint.architecture import describe
-from gossamer.checkpoint.read.generation import token_ids
 from gossamer.checkpoint.read.gguf_config import read_config
-from gossamer.checkpoint.read.gguf_header import GGUFFile, read_gguf
-from gossamer.checkpoint.read.quiet import quiet
+from gossamer.checkpoint.read.gguf_header import GGUFFile
+from gossamer.checkpoint.read.gguf_keys import SAMPLING
+from gossamer.checkpoint.read.gguf_split import read_gguf_model
+from gossamer.checkpoint.read.gguf_tokenizer import read_tokenizer
+from gossamer.checkpoint.read.gguf_vocabulary import end_ids
 from gossamer.checkpoint.read.skeleton import build_skeleton, fill_buffers, set_parameter
 from gossamer.errors import CheckpointError, UnsupportedModelError
 
-DIGIT_BY_DIGIT = ("smollm", "starcoder", "refact", "command-r")
-"""Values of `tokenizer.ggml.pre` for which llama.cpp splits off single digits before GPT-2's pattern."""
-ENDS = ("eos", "eot", "eom")
-"""Of text, turn and message: `tokenizer.ggml.*_token_id`."""
 _SLICE_BYTES = 1 << 20
-_NOT_WEIGHTS = ("rope_freqs.weight",)
-"""Tensors that belong to the config."""
 
 
 class GGUFModelReader:
@@ -49,10 +43,10 @@ class GGUFModelReader:
     unused_tensors: tuple[str, ...] = ()
 
     def __init__(self, path: Path, dtype: torch.dtype | None = None):
-        self.file: GGUFFile = read_gguf(path)
+        self.file: GGUFFile = read_gguf_model(path)
         self.config: PretrainedConfig = read_config(self.file)
         self.skeleton: PreTrainedModel = self._build()
-        self.weight_files: tuple[Path, ...] = (path,)
+        self.weight_files: tuple[Path, ...] = self.file.parts
         self.stored_names: dict[str, str] = map_names(self.skeleton, self.file)
         """Parameter name -> name in the file; of tied parameters only the original."""
         self._dtype = torch.float32 if dtype is None else dtype
@@ -82,34 +76,15 @@ class GGUFModelReader:
 
     def tokenizer(self) -> PreTrainedTokenizerBase | None:
         """Return the tokenizer in the file, None if there is none."""
-        metadata, path = self.file.metadata, self.file.path
-        if "tokenizer.ggml.tokens" not in metadata:
-            return None
-        try:
-            with quiet():
-                # not AutoTokenizer: it reads the whole file again, slowly, to find this same class
-                tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(
-                    path.parent, gguf_file=path.name, local_files_only=True
-                )
-        except Exception as error:
-            raise CheckpointError(
-                f"{path}: expected a tokenizer that transformers can rebuild, got {type(error).__name__}: "
-                f"{error!s:.300}."
-            ) from error
-        if metadata.get("tokenizer.ggml.pre") in DIGIT_BY_DIGIT:
-            tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-                [
-                    pre_tokenizers.Digits(individual_digits=True),
-                    pre_tokenizers.ByteLevel(add_prefix_space=False),
-                ]
-            )
-        return tokenizer
+        return read_tokenizer(self.file) if "tokenizer.ggml.tokens" in self.file.metadata else None
 
     def generation(self) -> dict[str, Any]:
-        """Return what the file says of generation: the tokens that end a text or a turn."""
-        stated = [self.file.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ENDS]
-        ends = token_ids([each for each in stated if each is not None], f"{self.file.path}: eos_token_id")
-        return {"eos_token_id": ends} if ends else {}
+        """Return what generation_config.json would say: every token that ends a text, and sampling defaults."""
+        said: dict[str, Any] = {"eos_token_id": list(end_ids(self.file))}
+        said |= {name: self.file.metadata.get(key) for key, name in SAMPLING.items()}
+        if said["temperature"] is not None:
+            said["do_sample"] = said["temperature"] > 0
+        return {name: value for name, value in said.items() if value is not None and value != []}
 
     def _build(self) -> PreTrainedModel:
         return build_skeleton(self.config, len(self.file.tensors), str(self.file.path))
@@ -120,6 +95,9 @@ class GGUFModelReader:
             set_parameter(model, name, self.read(name).to(dtype))
         model.tie_weights()
         model.config.dtype = dtype
+        if model.can_generate():
+            others = {name: getattr(self.config, name) for name in ("bos_token_id", "pad_token_id")}
+            model.generation_config = GenerationConfig(**self.generation(), **others)
         return model.eval()
 
 
@@ -156,7 +134,8 @@ def map_names(model: PreTrainedModel, file: GGUFFile) -> dict[str, str]:
             )
         _check_shape(file, stored, parameter_name, tuple(parameter.shape), architecture)
         names[parameter_name] = stored
-    unknown = sorted(set(file.tensors) - set(names.values()) - set(_NOT_WEIGHTS))
+    of_config = {"rope_freqs.weight"} if architecture == "llama" else set()
+    unknown = sorted(set(file.tensors) - set(names.values()) - of_config)
     if unknown:
         raise UnsupportedModelError(
             f"{file.path}: expected the tensors of {type(model).__name__} only, got {len(unknown)} others "

@@ -5,49 +5,20 @@ file (activations, Gemma's local rotary base, Llama's sorted rotary pairs) follo
 Mistral files call themselves "llama" and are computed alike, so they are read as Llama.
 """
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import transformers
 from transformers import PretrainedConfig
 
 from gossamer.checkpoint.read.gguf_header import GGUFFile
+from gossamer.checkpoint.read.gguf_keys import check_keys
+from gossamer.checkpoint.read.gguf_metadata import Metadata
+from gossamer.checkpoint.read.gguf_rope import rope_parameters
+from gossamer.checkpoint.read.gguf_vocabulary import token_ids
 from gossamer.checkpoint.read.quiet import quiet
 from gossamer.errors import CheckpointError, UnsupportedModelError
-
-Value = TypeVar("Value", int, float, str)
-LARGEST = 2**31
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """Typed access to the metadata under `architecture.`"""
-
-    file: GGUFFile
-    architecture: str
-
-    def get(self, key: str, kind: type[Value], default: Value | None = None) -> Value:
-        """Return `architecture.key`; CheckpointError if of another type, or absent without a default."""
-        full = f"{self.architecture}.{key}"
-        value: Any = self.file.metadata.get(full, default)
-        if kind is float and type(value) is int:
-            value = float(value)
-        sound = type(value) is kind and (not isinstance(value, int | float) or math.isfinite(value))
-        if not sound or (kind is int and not 0 < value < LARGEST):
-            raise CheckpointError(
-                f"{self.file.path}, key {full!r}: expected {_WORDS[kind]}, got {value!r:.60}. "
-                "The file is corrupted or of a variant that is not handled."
-            )
-        return value
-
-    def has(self, key: str) -> bool:
-        return f"{self.architecture}.{key}" in self.file.metadata
-
-
-_WORDS = {int: "a positive whole number", float: "a finite number", str: "text"}
 
 
 def read_config(file: GGUFFile) -> PretrainedConfig:
@@ -69,10 +40,7 @@ def read_config(file: GGUFFile) -> PretrainedConfig:
             f"{file.path}: expected a matrix 'token_embd.weight', there is none. The file is incomplete."
         )
     metadata = Metadata(file, str(architecture))
-    if metadata.has("expert_count") and metadata.get("expert_count", int, 1) > 1:
-        raise UnsupportedModelError(
-            f"{file.path}: expected a dense model, got one with experts, which is not handled."
-        )
+    check_keys(file, metadata.architecture)
     settings = {**_shared(file), **build(metadata)}
     name = settings.pop("config")
     try:
@@ -86,21 +54,12 @@ def read_config(file: GGUFFile) -> PretrainedConfig:
 
 def _shared(file: GGUFFile) -> dict[str, Any]:
     vocab_size = file.tensors["token_embd.weight"].shape[0]
-    ids = {}
-    for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
-        full = f"tokenizer.ggml.{key}_token_id"
-        value = file.metadata.get(full)
-        if value is not None and not (type(value) is int and 0 <= value < vocab_size):
-            raise CheckpointError(
-                f"{file.path}, key {full!r}: expected a token of the vocabulary (0 to {vocab_size - 1}), "
-                f"got {value!r:.40}. The file is corrupted: copy or download it again."
-            )
-        ids[f"{name}_token_id"] = value
+    ids = token_ids(file, vocab_size)
     return {
         "vocab_size": vocab_size,
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "dtype": "float32",
-        **ids,
+        **{f"{name}_token_id": ids.get(name) for name in ("bos", "eos", "pad")},
     }
 
 
@@ -124,7 +83,7 @@ def _decoder(metadata: Metadata) -> dict[str, Any]:
         "head_dim": head_dim,
         "max_position_embeddings": metadata.get("context_length", int),
         "rms_norm_eps": _short(metadata.get("attention.layer_norm_rms_epsilon", float)),
-        "rope_parameters": _rope(metadata),
+        "rope_parameters": rope_parameters(metadata),
     }
 
 
@@ -162,14 +121,40 @@ def _gemma3(metadata: Metadata) -> dict[str, Any]:
     if settings["num_hidden_layers"] == 62:
         scale = settings["hidden_size"] // settings["num_attention_heads"]
     local = {"rope_type": "default", "rope_theta": metadata.get("rope.freq_base_swa", float, 10_000.0)}
+    width = settings["head_dim"]
+    for key in ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa"):
+        if metadata.get(key, int, width) != width:
+            raise UnsupportedModelError(
+                f"{metadata.file.path}, key 'gemma3.{key}': expected the width of all heads, {width}, got another. "
+                "This variant is not handled."
+            )
+    has_window = metadata.file.metadata.get("gemma3.attention.sliding_window", 0) != 0
+    window = metadata.get("attention.sliding_window", int) if has_window else 0
     return {
         **settings,
         "config": "Gemma3TextConfig",
         "architectures": ["Gemma3ForCausalLM"],
         "query_pre_attn_scalar": scale,
-        "sliding_window": metadata.get("attention.sliding_window", int),
+        "layer_types": _layer_types(metadata, settings["num_hidden_layers"], window),
+        "sliding_window": window or settings["max_position_embeddings"],
+        "final_logit_softcapping": metadata.get("final_logit_softcapping", float, 0.0) or None,
         "rope_parameters": {"full_attention": settings["rope_parameters"], "sliding_attention": local},
     }
+
+
+def _layer_types(metadata: Metadata, num_layers: int, window: int) -> list[str]:
+    """Whether each layer of Gemma sees all positions or a window of them: a list, or every so many see all."""
+    pattern = metadata.file.metadata.get("gemma3.attention.sliding_window_pattern", 6)
+    if type(pattern) is int:
+        local = [pattern == 0 or index % pattern < pattern - 1 for index in range(num_layers)]
+    elif isinstance(pattern, np.ndarray) and len(pattern) >= num_layers:
+        local = pattern[:num_layers].astype(bool).tolist()
+    else:
+        raise CheckpointError(
+            f"{metadata.file.path}, key 'gemma3.attention.sliding_window_pattern': expected a period or a flag for "
+            f"each of {num_layers} layers, got {pattern!r:.60}. The file is corrupted."
+        )
+    return ["sliding_attention" if window and each else "full_attention" for each in local]
 
 
 def _gpt2(metadata: Metadata) -> dict[str, Any]:
@@ -192,57 +177,6 @@ CONFIGS: dict[str, Callable[[Metadata], dict[str, Any]]] = {
     "gemma3": _gemma3,
     "gpt2": _gpt2,
 }
-
-
-def _rope(metadata: Metadata) -> dict[str, Any]:
-    default = 1_000_000.0 if metadata.architecture == "gemma3" else 10_000.0
-    theta = metadata.get("rope.freq_base", float, default)
-    if "rope_freqs.weight" in metadata.file.tensors:
-        return _llama3_rope(metadata.file, theta)
-    kind = metadata.get("rope.scaling.type", str, "none")
-    if kind == "none":
-        return {"rope_type": "default", "rope_theta": theta}
-    if kind not in ("linear", "yarn"):
-        raise UnsupportedModelError(
-            f"{metadata.file.path}: expected rotary scaling none, linear or yarn, got {kind!r:.40}, which "
-            "is not handled."
-        )
-    scaling = {"rope_type": kind, "rope_theta": theta, "factor": metadata.get("rope.scaling.factor", float)}
-    if kind == "yarn":
-        original = metadata.get("rope.scaling.original_context_length", int)
-        scaling["original_max_position_embeddings"] = original
-    return scaling
-
-
-def _llama3_rope(file: GGUFFile, theta: float) -> dict[str, Any]:
-    """Llama 3.1 files hold divisors of the frequencies, not the settings they come from: find these again."""
-    tensor = file.tensors["rope_freqs.weight"]
-    if tensor.type_name != "F32" or len(tensor.shape) != 1:
-        raise CheckpointError(f"{file.path}, tensor 'rope_freqs.weight': expected a float32 vector.")
-    found = file.raw("rope_freqs.weight").view(np.float32)
-    if np.all(found == 1.0):
-        return {"rope_type": "default", "rope_theta": theta}
-    factor, low, high, original = float(found.max()), 1.0, 4.0, 8192
-    wavelength = 2 * np.pi * theta ** (np.arange(0, found.size) / found.size)
-    smooth = (original / wavelength - low) / (high - low)
-    middle = 1 / ((1 - smooth) / factor + smooth)
-    expected = np.where(
-        wavelength < original / high, 1.0, np.where(wavelength > original / low, factor, middle)
-    )
-    if not np.allclose(found, expected, rtol=1e-4):
-        raise UnsupportedModelError(
-            f"{file.path}, tensor 'rope_freqs.weight': expected the rotary frequencies of Llama 3.1 "
-            "(original length "
-            "8192), got others, which a transformers config cannot express."
-        )
-    return {
-        "rope_type": "llama3",
-        "rope_theta": theta,
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": original,
-    }
 
 
 def _short(value: float) -> float:

@@ -58,6 +58,7 @@ _SCALARS = {
     12: "<d",
 }
 _STRING, _ARRAY = 8, 9
+_LENGTH = struct.Struct("<Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class GGUFTensor:
     begin: int
     """Offset in the file."""
     num_bytes: int
+    mapping: mmap.mmap
+    """The file that it lies in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,13 @@ class GGUFFile:
     metadata: dict[str, Any]
     """Key -> int, float, bool, str, list of str, or numpy array for arrays of numbers."""
     tensors: dict[str, GGUFTensor]
-    mapping: mmap.mmap
+    parts: tuple[Path, ...]
+    """The files that the model lies in, in their order: one, but for a split model."""
 
     def raw(self, name: str) -> np.ndarray:
         """Return the bytes of a tensor, uint8 [..., bytes of a row], a view of the mapped file."""
         tensor = self.tensors[name]
-        flat = np.frombuffer(self.mapping, dtype=np.uint8, count=tensor.num_bytes, offset=tensor.begin)
+        flat = np.frombuffer(tensor.mapping, dtype=np.uint8, count=tensor.num_bytes, offset=tensor.begin)
         rows = tensor.shape[:-1]
         return flat.reshape(*rows, tensor.num_bytes // max(math.prod(rows), 1))
 
@@ -105,8 +109,8 @@ def read_gguf(path: Path) -> GGUFFile:
     if type(alignment) is not int or not 0 < alignment <= 2**20 or alignment & (alignment - 1):
         raise _broken(path, "an alignment that is a power of two, at most 2^20", f"{alignment!r:.40}")
     data_begin = math.ceil(cursor.position / alignment) * alignment
-    tensors = _place(path, table, data_begin, alignment, len(mapping))
-    return GGUFFile(path, metadata, tensors, mapping)
+    tensors = _place(path, table, data_begin, alignment, mapping)
+    return GGUFFile(path, metadata, tensors, (path,))
 
 
 class _Cursor:
@@ -192,13 +196,31 @@ def _read_value(cursor: _Cursor, type_id: int, key: str) -> Any:
     if item_type == _STRING:
         if count * 8 > len(cursor.data) - cursor.position:
             raise _broken(cursor.path, f"as many strings in {key!r:.80} as the file can hold", f"{count}")
-        return [cursor.text(f"{key!r:.80}") for _ in range(count)]
+        return _read_texts(cursor, count, f"{key!r:.80}")
     if item_type not in _SCALARS:
         raise _broken(
             cursor.path, f"an array of numbers or strings for {key!r:.80}", f"one of type {item_type}"
         )
     layout = np.dtype(_SCALARS[item_type])
     return np.frombuffer(cursor.take(count * layout.itemsize, f"{key!r:.80}"), dtype=layout)
+
+
+def _read_texts(cursor: _Cursor, count: int, what: str) -> list[str]:
+    """Return `count` strings. A vocabulary has 10^5 of them, so that nothing is called for each but what must be."""
+    data, position, last = cursor.data, cursor.position, len(cursor.data) - 8
+    texts = []
+    for _ in range(count):
+        end = position + 8 + _LENGTH.unpack_from(data, position)[0] if position <= last else position
+        if end > last + 8 or position > last:
+            break
+        try:
+            texts.append(data[position + 8 : end].decode())
+        except UnicodeDecodeError:
+            break
+        position = end
+    cursor.position = position
+    # the string that stopped the loop is read once more, for its error
+    return texts if len(texts) == count else [*texts, cursor.text(what)]
 
 
 def _read_row(cursor: _Cursor) -> tuple[str, tuple[int, ...], int, int]:
@@ -218,7 +240,7 @@ def _place(
     table: list[tuple[str, tuple[int, ...], int, int]],
     data_begin: int,
     alignment: int,
-    file_size: int,
+    mapping: mmap.mmap,
 ) -> dict[str, GGUFTensor]:
     tensors: dict[str, GGUFTensor] = {}
     for name, shape, type_id, offset in table:
@@ -227,13 +249,13 @@ def _place(
         type_name, num_bytes = _extent(path, name, shape, type_id)
         if offset % alignment:
             raise _broken(path, f"a multiple of {alignment} as offset of {name!r:.80}", f"{offset}")
-        if data_begin + offset + num_bytes > file_size:
+        if data_begin + offset + num_bytes > len(mapping):
             raise _broken(
                 path,
                 f"{num_bytes} bytes for {name!r:.80} at offset {data_begin + offset}",
-                f"a file of {file_size} bytes",
+                f"a file of {len(mapping)} bytes",
             )
-        tensors[name] = GGUFTensor(name, type_name, shape, data_begin + offset, num_bytes)
+        tensors[name] = GGUFTensor(name, type_name, shape, data_begin + offset, num_bytes, mapping)
     ordered = sorted(tensors.values(), key=lambda tensor: tensor.begin)
     for before, after in pairwise(ordered):
         if before.begin + before.num_bytes > after.begin:

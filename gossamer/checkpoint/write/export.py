@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gossamer.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from gossamer.checkpoint.source import Source, open_model
@@ -72,10 +73,10 @@ def export(
                 factors[name], residual = packed.factors(), packed.residual
                 weight_OI = torch.zeros_like(weight_OI) if residual is None else residual.unpack()
             values = source.architecture.matrix(name).as_stored(weight_OI)
-            writer.add({f"{name}.weight": values.to(DTYPES[dtype])})
+            writer.add({f"{name}.weight": _as_dtype(name, values, dtype)})
         for name, tensor in loaded.state_dict().items():
             if name not in held and name not in tied and name not in writer.tensor_bytes:
-                writer.add({name: tensor.to(DTYPES[dtype]) if tensor.is_floating_point() else tensor})
+                writer.add({name: _as_dtype(name, tensor, dtype) if tensor.is_floating_point() else tensor})
         with disk_errors(writer.out):
             copy_side_files(source, writer.folder)
             if factors:
@@ -100,3 +101,14 @@ def dense_config(source: Source, dtype: str) -> dict[str, Any]:
 def _has_low_rank(declared: Any) -> bool:
     modules = declared.get("modules", {}) if isinstance(declared, dict) else {}
     return any(meta.get("format") == LowRankWeight.format for meta in modules.values())
+
+
+def _as_dtype(name: str, values: Tensor, dtype: str) -> Tensor:
+    """Convert values; UsageError where the type cannot hold one of them."""
+    converted = values.to(DTYPES[dtype])
+    if not bool(torch.isfinite(converted).all()):
+        raise UsageError(
+            f"dtype '{dtype}': expected a type that holds the values of {name}, got NaN or infinity in it. "
+            "Choose bfloat16 or float32; if these give the same, the model is damaged."
+        )
+    return converted

@@ -242,6 +242,7 @@ def test_a_broken_index_is_refused(content: str, sharded: Path) -> None:
 
 def test_a_folder_of_ggufs_is_answered_with_the_path_of_one(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    (tmp_path / "b.gguf").write_bytes(b"GGUF")
     refuse(tmp_path, r"a\.gguf")
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 import transformers
 from gguf.constants import GGMLQuantizationType
-from transformers import AutoModelForCausalLM, LlamaConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+from transformers import AutoModelForCausalLM
 
 from gossamer.checkpoint.read.gguf import GGUFModelReader, read_tensor
 from gossamer.checkpoint.read.gguf_header import read_gguf
@@ -135,48 +134,9 @@ def test_the_tokenizer_comes_with_special_tokens_and_chat_template(tmp_path: Pat
     assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == "hi<eos>"
 
 
-def test_single_digits_are_split_off_first_where_the_file_asks_for_it(tmp_path: Path) -> None:
-    for pre, spaces in (("smollm", 1), ("gpt-2", 2)):
-        path = write_gguf(tiny_model("llama"), "llama", tmp_path / f"{pre}.gguf", pre=pre)
-        tokenizer = open_model(path).tokenizer()
-        assert tokenizer is not None
-        # "a  1": with digits split off first both spaces stay together and merge
-        assert len(tokenizer("a  1").input_ids) == 2 + spaces
-
-
 def test_a_file_without_tokens_has_no_tokenizer(tmp_path: Path) -> None:
     path = write_gguf(tiny_model("llama"), "llama", tmp_path / "model.gguf", tokenizer=False)
     assert open_model(path).tokenizer() is None
-
-
-def test_llama3_frequencies_are_recognised(tmp_path: Path) -> None:
-    settings = {
-        "rope_type": "llama3",
-        "rope_theta": 10_000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    }
-    # heads wide enough that some wavelengths exceed the original length
-    model = tiny_model("llama", rope_parameters=settings)
-    wide = LlamaConfig(head_dim=16, rope_parameters=settings)
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](wide, "cpu")
-    plain = 1.0 / 10_000.0 ** (torch.arange(0, 16, 2) / 16)
-    factors = (plain / scaled).numpy().astype(np.float32)
-    assert factors.max() > 1.0
-    path = write_gguf(model, "llama", tmp_path / "model.gguf", extra={"rope_freqs.weight": factors})
-    source = open_model(path)
-    assert source.config.rope_parameters["rope_type"] == "llama3"
-    torch.testing.assert_close(source.load_dense().model.rotary_emb.inv_freq, scaled, rtol=1e-4, atol=0)
-
-
-def test_other_frequencies_are_refused(tmp_path: Path) -> None:
-    factors = np.linspace(1, 3, 8).astype(np.float32)
-    extra = {"rope_freqs.weight": factors}
-    path = write_gguf(tiny_model("llama"), "llama", tmp_path / "model.gguf", extra=extra)
-    with pytest.raises(UnsupportedModelError, match="rope_freqs"):
-        open_model(path)
 
 
 def test_an_unknown_tensor_is_refused_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""llama.cpp's own vocabularies with texts and the ids they must give, out of the source package of llama-cpp-python.
+
+`python -m tests.checkpoint.vocabularies` fetches them (76 MB once, MIT licence) into the cache of `gossamer demo`. The
+package is unpacked, never built: pip wants its metadata, which its build backend tells without compiling.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from gossamer.data.assets import default_cache
+from gossamer.errors import RunError
+
+VERSION = "0.3.36"
+REQUIREMENT = f"llama-cpp-python=={VERSION}"
+PACKAGE_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+FILES_SHA256 = "c312966ae819f406573c6fa57d7c2170d4bf43ed9d3b9e64339fb1cd7e34022d"
+"""Of the files below one after the other."""
+OURS = ("deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "qwen2", "qwen35")
+"""Of the architectures that Gossamer reads."""
+OTHERS = ("falcon", "mpt", "phi-3", "refact", "starcoder")
+"""Of other architectures, with tokenizers of the same kinds."""
+SEPARATOR = "\n__ggml_vocab_test__\n"
+
+
+def fetch_vocabularies(cache: Path | None = None) -> Path:
+    """Return the folder with the files, fetched if need be; RunError if they cannot be had."""
+    cache = default_cache() if cache is None else cache
+    folder = cache / f"llama.cpp-vocabularies-{VERSION}"
+    if folder.is_dir() and _digest(folder) == FILES_SHA256:
+        return folder
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
+        scratch = Path(name)
+        unpacked = _unpack(_download(scratch), scratch / "vocabularies")
+        if _digest(unpacked) != FILES_SHA256:
+            raise RunError(f"{REQUIREMENT}: the vocabularies in it are not the expected ones.")
+        shutil.rmtree(folder, ignore_errors=True)
+        unpacked.replace(folder)
+    return folder
+
+
+def cases(folder: Path, name: str) -> list[tuple[str, list[int]]]:
+    """Return (text, ids without start and end) of a vocabulary."""
+    texts = (folder / f"{name}.gguf.inp").read_bytes().decode().split(SEPARATOR)
+    lines = (folder / f"{name}.gguf.out").read_text("utf-8").split("\n")[: len(texts)]
+    return [(text, [int(word) for word in line.split()]) for text, line in zip(texts, lines, strict=True)]
+
+
+def _names() -> list[str]:
+    return [f"{name}.gguf{end}" for name in (*OURS, *OTHERS) for end in ("", ".inp", ".out")]
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for name in _names():
+        file = folder / name
+        if not file.is_file():
+            return ""
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _download(scratch: Path) -> Path:
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    backend = scratch / "backend"
+    _run([*pip, "install", f"--target={backend}", "scikit-build-core"], {})
+    options = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", f"--dest={scratch}"]
+    _run([*pip, "download", *options, REQUIREMENT], {"PYTHONPATH": str(backend)})
+    packages = list(scratch.glob("*.tar.gz"))
+    if len(packages) != 1 or hashlib.sha256(packages[0].read_bytes()).hexdigest() != PACKAGE_SHA256:
+        raise RunError(f"{REQUIREMENT}: pip gave another file than the expected one.")
+    return packages[0]
+
+
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    finished = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    if finished.returncode:
+        reason = (finished.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise RunError(f"{REQUIREMENT} cannot be downloaded: {reason}")
+
+
+def _unpack(package: Path, target: Path) -> Path:
+    target.mkdir()
+    wanted = {f"ggml-vocab-{name}": name for name in _names()}
+    with tarfile.open(package) as archive:
+        for member in archive:
+            name = wanted.get(Path(member.name).name)
+            content = archive.extractfile(member) if name is not None else None
+            if name is not None and content is not None:
+                (target / name).write_bytes(content.read())
+    return target
+
+
+if __name__ == "__main__":
+    fetch_vocabularies()
