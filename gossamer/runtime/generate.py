@@ -4,13 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from gossamer.checkpoint.loading import load_opened
 from gossamer.checkpoint.source import Source, open_model
+from gossamer.data.tokens import check_ids
 from gossamer.errors import UsageError
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
 from gossamer.runtime.engine import Engine
 from gossamer.runtime.settings import Asked, settle
-from gossamer.runtime.text import check_ids, encode, stream
+from gossamer.runtime.text import encode, stream
 from gossamer.runtime.torch_engine import TorchEngine
 
 
@@ -57,7 +60,7 @@ def write(
         lacking = "" if tokenizer is not None else ": it has no tokenizer"
         raise UsageError(f"{path}: {source.auto_class_name} does not generate text from a prompt{lacking}.")
     ids = encode(tokenizer, prompt, raw=raw, add_start=source.kind == "gguf", where=str(path))
-    check_ids(ids, tokenizer, text.vocab_size, str(path))
+    check_ids(torch.tensor(ids, dtype=torch.int64), text.vocab_size, tokenizer, f"{path}, the prompt")
     settings = settle(
         said,
         asked or Asked(),

@@ -50,17 +50,6 @@ def encode(
     return ids
 
 
-def check_ids(ids: Sequence[int], tokenizer: Any, vocabulary: int, where: str) -> None:
-    """Raise CheckpointError for a token that the model has no embedding of."""
-    beyond = [each for each in ids if each >= vocabulary]
-    if beyond:
-        token = tokenizer.convert_ids_to_tokens(beyond[0])
-        raise CheckpointError(
-            f"{where}: the tokenizer makes token {beyond[0]} ({token!r}) of the prompt, the model has tokens 0 to "
-            f"{vocabulary - 1} only. The tokenizer belongs to another model, or the embedding was not resized for it."
-        )
-
-
 def _templated(tokenizer: Any, prompt: str, where: str) -> str:
     """The prompt as a message in the model's template: as text, or as a list of parts where only that is shown."""
     failures: list[Exception] = []
