@@ -61,7 +61,7 @@ bench: $(VENV)/.ready
 
 frontier: $(VENV)/.ready
 	$(LLAMA_CPP)
-	$(BIN)/python benchmarks/frontier.py
+	$(BIN)/python -m benchmarks.frontier
 
 kernels-bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/products.py

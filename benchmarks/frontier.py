@@ -1,13 +1,15 @@
 """llama.cpp's points and ours: perplexity, size and decoding speed in one table, and whether each point is beaten.
 
-    python benchmarks/frontier.py [--work DIR] [--windows N] [--rounds N] [--threads N] [--quality-only] [--out DIR]
+    python -m benchmarks.frontier [--work DIR] [--windows N] [--rounds N] [--threads N] [--quality-only] [--out DIR]
+    python -m benchmarks.frontier --draw [--out DIR]
 
 Five files are quantized by llama.cpp from the demo's GGUF. Each has an answer: a Gossamer recipe (`ANSWERS`, a file in
 benchmarks/frontier/ or a shipped name) that has to have no larger perplexity, no larger size, and at least twice the
 decoding speed. Perplexity of both is measured on the same windows by the same code: llama.cpp gives logits, and
 `gossamer.evaluation.quality.perplexity` makes the figure. All models are loaded at once for speed and run
 interleaved. What a folder was measured at is kept in WORK/quality.json until its recipe or the windows change. Writes
-frontier.json, .md and .html. Needs llama-cpp-python (`gossamer[bench]`). Progress on stderr.
+frontier.json, .md and .svg, and the results of the README. Needs llama-cpp-python (`gossamer[bench]`). Progress on
+stderr. `--draw` measures nothing and writes the pages again from the frontier.json that is there.
 """
 
 import argparse
@@ -20,6 +22,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.frontier_page import Figures, as_page, compare, with_results
+from benchmarks.frontier_picture import as_svg
 from gossamer.checkpoint.source import open_model
 from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
@@ -48,9 +52,8 @@ ANSWERS = {
 EXTRA = ("int4-best", "int4", "sparse50-int4", "nm4of16-int4")
 """Recipes that are measured too if their folders are in the work folder already; they cost minutes each."""
 RECIPES = Path(__file__).parent / "frontier"
-TARGET = 2.0
+README = Path(__file__).parents[1] / "README.md"
 PROMPT, TOKENS = 64, 64
-Figures = dict[str, Any]
 
 
 def main() -> None:
@@ -60,8 +63,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=num_cores())
     parser.add_argument("--quality-only", action="store_true", help="leave speed out")
+    parser.add_argument("--draw", action="store_true", help="write the pages again from frontier.json")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     given = parser.parse_args()
+    if not given.draw:
+        given.out.mkdir(parents=True, exist_ok=True)
+        write_json(given.out / "frontier.json", measured(given))
+    write_pages(json.loads((given.out / "frontier.json").read_text(encoding="utf-8")), given.out, README)
+
+
+def measured(given: argparse.Namespace) -> Figures:
+    """Make what is missing, and measure everything."""
     module = llama_cpp()
     if module is None:
         sys.exit("benchmarks/frontier.py needs llama-cpp-python: pip install 'gossamer[bench]'")
@@ -76,20 +88,23 @@ def main() -> None:
     cut = evaluation_windows(assets.model_gguf, assets.evaluation_text, given.windows)
     quality = measure_quality(files, folders, cut, given)
     speed = None if given.quality_only else measure_speed(files, folders, given.threads, given.rounds)
-    report = {
+    return {
         "command": "make frontier",
         "cpu": cpu_model(),
         "versions": {**versions(), "llama-cpp-python": module.__version__},
-        "dense": quality["dense"],
+        "dense": {**quality["dense"], "bf16_bytes": 2 * open_model(assets.model_gguf).num_parameters},
         "models": {name: quality[name] for name in (*files, *folders)},
         "speed": speed,
         "rows": [compare(point, ANSWERS[point], quality, speed) for point in POINTS],
     }
-    given.out.mkdir(parents=True, exist_ok=True)
-    write_json(given.out / "frontier.json", report)
-    (given.out / "frontier.md").write_text(as_page(report), encoding="utf-8")
-    write_plot(report, given.out / "frontier.html")
-    say(f"wrote {given.out / 'frontier.md'}")
+
+
+def write_pages(report: Figures, out: Path, readme: Path) -> None:
+    """Write the table, the picture, and the results that the README shows."""
+    (out / "frontier.md").write_text(as_page(report), encoding="utf-8")
+    (out / "frontier.svg").write_text(as_svg(report), encoding="utf-8")
+    readme.write_text(with_results(readme.read_text(encoding="utf-8"), report), encoding="utf-8")
+    say(f"wrote {out / 'frontier.md'}, {out / 'frontier.svg'} and {readme}")
 
 
 def say(text: str) -> None:
@@ -209,109 +224,6 @@ def measure_speed(files: dict[str, Path], folders: dict[str, Path], threads: int
         **noise(before, after),
         "loadavg": [before.loadavg, after.loadavg],
     }
-
-
-# ---- what is said -----------------------------------------------------------------------------------------
-
-
-def compare(point: str, answer: str, quality: dict[str, Figures], speed: Figures | None) -> Figures:
-    """One row: a point of llama.cpp, its answer, and which of the three demands are met."""
-    theirs, ours = quality[point], quality[answer]
-    ratios = None
-    if speed is not None:
-        pairs = zip(speed["rounds"][answer], speed["rounds"][point], strict=True)
-        ratios = sorted(own / other for own, other in pairs)
-    met = {
-        "perplexity": ours["perplexity"] <= theirs["perplexity"],
-        "size": ours["size_bytes"] <= theirs["size_bytes"],
-        "speed": None if ratios is None else statistics.median(ratios) >= TARGET,
-    }
-    return {
-        "point": point,
-        "answer": answer,
-        "speed_ratio": None if ratios is None else [statistics.median(ratios), ratios[0], ratios[-1]],
-        "met": met,
-        "beaten": all(met.values()) if ratios is not None else None,
-    }
-
-
-def as_page(report: Figures) -> str:
-    """The table in Markdown."""
-    speed = report["speed"]
-    software = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    lines = [
-        "# llama.cpp's points and ours",
-        "",
-        f"`{report['command']}` on {report['cpu']}; {software}. SmolLM2-135M; both sides are made from the demo's "
-        "file, which is Q4_1: recipes named `stored` keep its linears as they are. Wanted: no larger perplexity, "
-        f"no larger size, {TARGET:g} x the decoding speed (median of interleaved rounds, smallest to largest). "
-        "Raw figures: `frontier.json`.",
-        "",
-    ]
-    if speed is None:
-        lines += ["Speed was not measured.", ""]
-    elif speed["noisy"]:
-        lines += ["**Noisy run:** other processes or the hypervisor took time. Do not quote its speeds.", ""]
-    lines += [
-        "| llama.cpp | perplexity | MB | tokens/s | Gossamer | perplexity | MB | tokens/s | ratio | beaten |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [as_row(row, report) for row in report["rows"]]
-    answers = {row["answer"] for row in report["rows"]}
-    others = [name for name in report["models"] if name not in POINTS and name not in answers]
-    if others:
-        lines += ["", "| also measured | perplexity | MB | tokens/s |", "|---|---|---|---|"]
-        lines += ["| " + " | ".join([name, *cells(name, report)]) + " |" for name in others]
-    lines += [
-        "",
-        f"Dense parent: perplexity {report['dense']['perplexity']:.2f}. Signature: `{report['dense']['signature']}`; "
-        "`dtype` says what computed the logits.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def as_row(row: Figures, report: Figures) -> str:
-    ratio = row["speed_ratio"]
-    told = "not measured" if ratio is None else f"{ratio[0]:.2f} x ({ratio[1]:.2f} to {ratio[2]:.2f})"
-    missed = [name for name, fine in row["met"].items() if fine is False]
-    verdict = (
-        f"no: {', '.join(missed)}" if missed else "yes" if row["beaten"] else "but for speed, not measured"
-    )
-    left, right = cells(row["point"], report), cells(row["answer"], report)
-    return "| " + " | ".join([row["point"], *left, row["answer"], *right, told, verdict]) + " |"
-
-
-def cells(name: str, report: Figures) -> list[str]:
-    """Perplexity, size and speed of a model."""
-    figures = report["models"][name]
-    speed = "" if report["speed"] is None else f"{report['speed']['decode_tokens_per_s'][name]:.0f}"
-    return [f"{figures['perplexity']:.2f}", f"{figures['size_bytes'] / 1e6:.1f}", speed]
-
-
-def write_plot(report: Figures, out: Path) -> None:
-    """Perplexity against size, and against speed where it was measured, on one page that needs no network."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    speed = report["speed"]
-    figure = make_subplots(rows=1, cols=1 if speed is None else 2, shared_yaxes=True)
-    for engine in ("llama.cpp", "native"):
-        names = [name for name, each in report["models"].items() if each["engine"] == engine]
-        perplexities = [report["models"][name]["perplexity"] for name in names]
-        style = {"mode": "markers+text", "text": names, "textposition": "top center", "name": engine}
-        color = {"color": "#0f6b74" if engine == "native" else "#8a8f94", "size": 10}
-        sizes = [report["models"][name]["size_bytes"] / 1e6 for name in names]
-        figure.add_trace(go.Scatter(x=sizes, y=perplexities, marker=color, **style), 1, 1)
-        if speed is not None:
-            rates = [speed["decode_tokens_per_s"][name] for name in names]
-            figure.add_trace(
-                go.Scatter(x=rates, y=perplexities, marker=color, showlegend=False, **style), 1, 2
-            )
-            figure.update_xaxes(title_text="decode, tokens/s", row=1, col=2)
-    figure.update_xaxes(title_text="size, MB", row=1, col=1)
-    figure.update_yaxes(title_text="perplexity", row=1, col=1)
-    figure.update_layout(title="llama.cpp's points and ours, SmolLM2-135M", template="simple_white")
-    figure.write_html(out, include_plotlyjs=True, full_html=True)
 
 
 if __name__ == "__main__":

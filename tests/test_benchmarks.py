@@ -1,16 +1,17 @@
 """What the benchmarks say about figures, without taking any."""
 
 import argparse
+import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import frontier
+from benchmarks import frontier, frontier_page, frontier_picture
 from benchmarks import search as hand
 from gossamer.recipe.reader import load_recipe
 
+BENCHMARKS = frontier.README.parent / "docs/benchmarks"
 LINEARS = [
     f"model.layers.{number}.{kind}"
     for number in range(30)
@@ -44,11 +45,11 @@ def report() -> dict[str, Any]:
         "command": "make frontier",
         "cpu": "a processor",
         "versions": {"gossamer": "0"},
-        "dense": quality["dense"],
+        "dense": {**quality["dense"], "bf16_bytes": 250_000_000},
         "models": {name: quality[name] for name in (*peers, *ours)},
         "speed": speed,
         "rows": [
-            frontier.compare(point, answer, quality, speed) for point, answer in frontier.ANSWERS.items()
+            frontier_page.compare(point, answer, quality, speed) for point, answer in frontier.ANSWERS.items()
         ],
     }
 
@@ -69,27 +70,58 @@ def test_a_point_is_beaten_only_if_all_three_demands_are_met(report: dict[str, A
 
 def test_without_speeds_nothing_is_called_beaten(report: dict[str, Any]) -> None:
     quality = {"dense": report["dense"], **report["models"]}
-    row = frontier.compare("Q4_0", frontier.ANSWERS["Q4_0"], quality, None)
+    row = frontier_page.compare("Q4_0", frontier.ANSWERS["Q4_0"], quality, None)
     assert row["beaten"] is None
-    page = frontier.as_page({**report, "speed": None, "rows": [row]})
+    page = frontier_page.as_page({**report, "speed": None, "rows": [row]})
     assert "Speed was not measured" in page
     assert "but for speed, not measured" in page
 
 
 def test_the_page_says_what_was_missed_and_whether_to_believe_the_run(report: dict[str, Any]) -> None:
-    page = frontier.as_page(report)
+    page = frontier_page.as_page(report)
     assert re.search(r"^\| Q2_K .* no: size, speed \|$", page, re.MULTILINE)
     assert page.count("| yes |") == 4
     assert "Noisy" not in page
     report["speed"]["noisy"] = True
-    assert "Noisy run" in frontier.as_page(report)
+    assert "Noisy run" in frontier_page.as_page(report)
 
 
-def test_the_plot_needs_no_network(report: dict[str, Any], tmp_path: Path) -> None:
-    frontier.write_plot(report, tmp_path / "frontier.html")
-    page = (tmp_path / "frontier.html").read_text(encoding="utf-8")
-    assert not re.search(r"<script[^>]* src=", page)
-    assert all(name in page for name in frontier.POINTS)
+def test_the_picture_names_every_model_and_the_dense_one_once(report: dict[str, Any]) -> None:
+    drawn = re.findall(r"<text[^>]*>([^<]*)</text>", frontier_picture.as_svg(report))
+    for name in ("dense", *report["models"]):
+        assert drawn.count(name) == 1, name
+
+
+def test_names_in_the_picture_meet_neither_each_other_nor_a_mark() -> None:
+    places = [(300.0 + 9 * number, 200.0) for number in range(8)]
+    drawn = frontier_picture.labels(["a-long-name"] * 8, places)
+    corners = [re.search(r"<text x='(.*?)' y='(.*?)'", part) for part in drawn if part.startswith("<text")]
+    boxes = [
+        frontier_picture.Box(float(found[1]), float(found[2]) - 9, float(found[1]) + 66, float(found[2]))
+        for found in corners
+        if found is not None
+    ]
+    boxes += [frontier_picture.around(*place) for place in places[:1]]
+    assert len(boxes) == 9
+    for number, box in enumerate(boxes):
+        assert not frontier_picture.meets(box, boxes[:number])
+
+
+def test_a_ratio_of_the_readme_is_that_of_two_speeds_beside_it(report: dict[str, Any]) -> None:
+    rows = re.findall(r"\| ([\d.]+) \| ([\d.]+) \|$", frontier_page.results(report), re.MULTILINE)
+    base = report["speed"]["decode_tokens_per_s"][frontier_page.BASE]
+    assert len(rows) == len(report["models"])
+    assert all(float(ratio) == pytest.approx(float(rate) / base, abs=0.006) for rate, ratio in rows)
+    assert "| not measured |  |" in frontier_page.results({**report, "speed": None})
+
+
+def test_pages_and_pictures_show_what_was_measured_last() -> None:
+    stored = json.loads((BENCHMARKS / "frontier.json").read_text(encoding="utf-8"))
+    readme = frontier.README.read_text(encoding="utf-8")
+    told = "run: python -m benchmarks.frontier --draw"
+    assert frontier_page.with_results(readme, stored) == readme, told
+    assert frontier_page.as_page(stored) == (BENCHMARKS / "frontier.md").read_text(encoding="utf-8"), told
+    assert frontier_picture.as_svg(stored) == (BENCHMARKS / "frontier.svg").read_text(encoding="utf-8"), told
 
 
 @pytest.mark.parametrize("name", hand.HAND)
