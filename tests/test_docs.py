@@ -7,7 +7,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +17,7 @@ import typer
 import yaml
 
 import gossamer
+from gossamer.calibration.statistics import Gram, InputNorm
 from gossamer.checkpoint.summary import describe_format
 from gossamer.cli.app import app
 from gossamer.cli.app import main as run_cli
@@ -28,13 +28,13 @@ from gossamer.evaluation.speed.load_probe import LoadFigures
 from gossamer.evaluation.speed.result import Benchmark
 from gossamer.formats.choose import pack
 from gossamer.methods.solve.layer_weight import LayerWeight
-from gossamer.recipe.reader import parse_recipe
+from gossamer.methods.solve.target import PruneTarget
+from gossamer.recipe.reader import parse_recipe, shipped_recipes
 from gossamer.recipe.table import METHODS
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models import save_tiny, tiny_config, tiny_tokenizer
+from tests.pages import PAGES, ROOT, blocks, headings, name_of, pages_with
 
-ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
 WORDS = [
     "The",
     "river",
@@ -50,36 +50,6 @@ WORDS = [
     "light",
     "of",
 ]
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block of a page."""
-
-    language: str
-    text: str
-    not_run: str | None
-    """Why it cannot run here."""
-
-    def commands(self) -> Iterator[str]:
-        """The lines of a shell block, without comments, continued lines joined."""
-        for line in self.text.replace("\\\n", " ").splitlines():
-            if line.strip() and not line.startswith("#"):
-                yield line
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    found = re.findall(r"(?:<!-- not run: (.*?) -->\n)?^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [Block(language, body, reason or None) for reason, language, body in found]
-
-
-def pages_with(*languages: str) -> list[Path]:
-    return [page for page in PAGES if any(block.language in languages for block in blocks(page))]
-
-
-def name_of(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="module")
@@ -170,20 +140,6 @@ def test_links_lead_to_files_and_headings_that_exist(page: Path) -> None:
         assert file.exists(), target
         if heading:
             assert heading in headings(file), target
-
-
-def headings(page: Path) -> set[str]:
-    """The anchors that a page's headings give."""
-    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_no_page_names_a_file_of_this_project_that_is_not_there(page: Path) -> None:
-    for path in re.findall(
-        r"`((?:gossamer|csrc|tests|scripts|examples)/[\w./-]+)", page.read_text(encoding="utf-8")
-    ):
-        assert (ROOT / path).exists() or "NAME" in path, path
 
 
 FIRST_USE = """
@@ -278,6 +234,28 @@ def test_every_key_of_a_recipe_is_explained() -> None:
     for method in METHODS.values():
         for key in method.settings.model_fields:
             assert f"| `{key}` |" in page
+
+
+NEEDS = {None: "nothing", InputNorm: "norms of the inputs", Gram: "Gram matrix of the inputs"}
+
+
+def test_every_method_is_listed_with_what_it_needs() -> None:
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    for name, method in METHODS.items():
+        need = "what the dense block returns" if method.trains else NEEDS[method.settings.needs]
+        assert f"| `{name}` | {need} |" in page
+
+
+def test_the_page_names_the_shipped_recipes_that_do_not_prune_by_the_default_method() -> None:
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    others = {
+        name
+        for name, recipe in shipped_recipes().items()
+        for step in recipe.steps
+        if isinstance(step.settings, PruneTarget) and step.method != "admm"
+    }
+    assert others == {"sparse50-int4", "sparse50-lowrank"}
+    assert all(f"`{name}`" in page for name in others)
 
 
 def leaves(value: object, name: str = "") -> Iterator[str]:
