@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gossamer.cli import app as cli
+from gossamer.version import __version__
 from tests.cli.runs import Run, refused
 
 COMMANDS = (
@@ -47,7 +48,7 @@ def test_help_lists_every_command_and_nothing_else(run: Callable[..., Run]) -> N
 
 
 def test_the_version_is_printed(run: Callable[..., Run]) -> None:
-    assert run("--version").out == "gossamer 0.1.0\n"
+    assert run("--version").out == f"gossamer {__version__}\n"
 
 
 def test_without_a_command_the_help_goes_to_stderr_and_the_code_is_2(run: Callable[..., Run]) -> None:
@@ -105,12 +106,12 @@ def test_an_interrupt_ends_with_130(run: Callable[..., Run], monkeypatch: pytest
 def test_an_interrupted_compression_tells_how_to_go_on(
     run: Callable[..., Run], parent, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(_self: Any) -> None:
+    def interrupt(*_args: Any) -> None:
         raise KeyboardInterrupt
 
     command = ("compress", parent("llama"), "--recipe", recipe, "--out", tmp_path / "out")
     with monkeypatch.context() as patch:
-        patch.setattr("gossamer.compression.loop.Run.head", interrupt)
+        patch.setattr("gossamer.compression.loop.compress_head", interrupt)
         stopped = run(*command)
     assert (stopped.code, stopped.out) == (130, "")
     assert "gossamer: interrupted\n2 of 2 blocks of a stopped run are kept in" in stopped.err
