@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.observe import BlockRunner
 from gossamer.compression.layer import BlockReport, LayerReport
@@ -76,7 +77,7 @@ def save(job: "Job", state: RunState, folder: WorkFolder) -> None:
         "calibration": state.calibration,
         "seconds": state.seconds(),
         "resumed": state.resumed,
-        "surroundings": _surroundings(),
+        "surroundings": _surroundings(job),
         "writer": job.writer.keep(),
         "shares": state.sharing.changes,
     }
@@ -121,12 +122,13 @@ def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
     assert record is not None
     folder.compare("calibration text", state.calibration, job.calibration)
     job.writer.restore(record["writer"])
-    state.notes += _changed_surroundings(state.done, record["surroundings"])
+    state.notes += _changed_surroundings(state.done, record["surroundings"], _surroundings(job))
     values = folder.values()
     for runner, returned in ((job.runner, values["returned"]), (job.dense, values["dense"])):
         for stack, (name, batches) in zip(job.architecture.stacks, returned or (), strict=False):
             assert runner is not None
-            runner.finish(name, batches, stack)
+            here = tree_map_only(Tensor, lambda tensor: tensor.to(job.device), batches)
+            runner.finish(name, here, stack)
     torch.set_rng_state(values["random"])
 
 
@@ -137,17 +139,17 @@ def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[Any]:
     return [(names[-1], runner.returned(names[-1])) for names in last if names]
 
 
-def _surroundings() -> dict[str, Any]:
+def _surroundings(job: "Job") -> dict[str, Any]:
     """What the last bits of a result may depend on."""
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
+        "device": str(job.device),
     }
 
 
-def _changed_surroundings(done: int, then: dict[str, Any]) -> list[str]:
-    now = _surroundings()
+def _changed_surroundings(done: int, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed = [f"{key} {then[key]} before, {now[key]} after" for key in now if then[key] != now[key]]
     if not changed:
         return []
