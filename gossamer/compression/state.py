@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.statistics import CPU
 from gossamer.compression.layer import BlockReport, LayerReport
 from gossamer.compression.sharing import Sharing
 from gossamer.compression.work_folder import WorkFolder
@@ -127,16 +128,20 @@ def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
     for runner, returned in ((job.runner, values["returned"]), (job.dense, values["dense"])):
         for stack, (name, batches) in zip(job.architecture.stacks, returned or (), strict=False):
             assert runner is not None
-            here = tree_map_only(Tensor, lambda tensor: tensor.to(job.device), batches)
-            runner.finish(name, here, stack)
+            runner.finish(name, _on(job.device, batches), stack)
     torch.set_rng_state(values["random"])
 
 
 def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[Any]:
-    """Name and outputs of the last finished block of each stack that was begun."""
+    """Name and outputs, on the CPU, of the last finished block of each stack that was begun."""
     done = {name for name, _ in job.places()[: state.done]}
     last = [[name for name in stack if name in done] for stack in job.architecture.stacks]
-    return [(names[-1], runner.returned(names[-1])) for names in last if names]
+    return [(names[-1], _on(CPU, runner.returned(names[-1]))) for names in last if names]
+
+
+def _on(device: torch.device, values: Any) -> Any:
+    """The same nesting of values with its tensors on a device; those that are there already are not copied."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), values)
 
 
 def _surroundings(job: "Job") -> dict[str, Any]:

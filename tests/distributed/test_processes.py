@@ -1,6 +1,7 @@
 """Two processes that calibrate together find the masks that one finds alone."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,9 @@ def test_two_processes_find_the_masks_of_one(
     assert result.returncode == 0, result.stderr
     manifest = json.loads(result.stdout)  # printed once, by the first
     assert manifest["run"]["processes"] == 2
+    told = re.findall(r"^.+: [0-9]+/[0-9]+$", result.stderr, re.MULTILINE)
+    assert "blocks: 0/" in result.stderr
+    assert len(told) == len(set(told)), "the second process told of its progress too"
     one, two = read_packed(alone.folder, alone.manifest), read_packed(tmp_path / "both", manifest)
     assert set(one) == set(two)
     equal = {name: float((one[name].mask() == two[name].mask()).float().mean()) for name in one}
