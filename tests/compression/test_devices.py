@@ -38,13 +38,13 @@ steps:
     "factors": """
 steps:
   - {layers: "*", method: basil, sparsity: 0.5, rank: 2}
-  - {layers: "*", method: gptq, bits: 4, group_size: 32}
+  - {layers: "*", method: rtn, bits: 4, group_size: 32}
   - {layers: "*", method: eora, rank: 2}
 """,
 }
 
 
-CASES = [*(("llama", name) for name in RECIPES), ("gpt2", "training"), ("t5", "factors")]
+CASES = [*(("llama", name) for name in RECIPES), ("gpt2", "training"), ("t5", "windows with scope global")]
 CALIBRATION = {"samples": 4, "length": 16, "layers": "*.0.*"}
 """The first block, or blocks, alone: no operation on the pretended device is fast."""
 
