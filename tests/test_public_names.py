@@ -3,6 +3,8 @@
 import inspect
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +24,11 @@ def test_the_public_verbs_are_these() -> None:
         "search",
     ]
     assert set(gossamer.__all__) <= set(dir(gossamer))
-    assert gossamer.__version__ == "0.1.0"
+
+
+def test_the_package_has_the_version_that_it_is_installed_under() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert gossamer.__version__ == project["version"] == "0.2.0"
 
 
 def test_each_verb_is_documented_and_typed() -> None:
@@ -41,7 +47,7 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     }
     assert arguments["compress"] == [
         "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume", "minutes",
-        "progress",
+        "device", "progress",
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]

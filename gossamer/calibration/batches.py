@@ -41,7 +41,7 @@ def model_batches(model: PreTrainedModel, ids_NL: Tensor, notes: list[str]) -> l
         if model.main_input_name == "input_features":
             config = model.config
             shape = (len(ids), config.num_mel_bins, 2 * config.max_source_positions)
-            features = torch.randn(shape, generator=generator)
+            features = torch.randn(shape, generator=generator, device=generator.device).to(ids.device)
             batches.append({"input_features": features, "decoder_input_ids": ids})
         elif model.config.is_encoder_decoder:
             batches.append({"input_ids": ids, "decoder_input_ids": ids})

@@ -97,10 +97,12 @@ def _by_last_block(runner: BlockRunner, last: str, number: int, seed: int) -> Te
                 raise CalibrationError(
                     "the dense model predicts NaN or infinite values for the calibration text. Check its weights."
                 )
-            labels_T1 = torch.multinomial(logits_TV.detach().softmax(-1), 1, generator=generator)
-            loss = nn.functional.cross_entropy(logits_TV, labels_T1[:, 0], reduction="sum")
+            chance_TV = logits_TV.detach().softmax(-1).to(generator.device)
+            label_T = torch.multinomial(chance_TV, 1, generator=generator)[:, 0].to(output.device)
+            loss = nn.functional.cross_entropy(logits_TV, label_T, reduction="sum")
         else:
-            loss = (output * torch.randn(output.shape, generator=generator)).sum()
+            noise = torch.randn(output.shape, generator=generator, device=generator.device)
+            loss = (output * noise.to(output.device)).sum()
         return torch.autograd.grad(loss, leaf)[0]
 
 

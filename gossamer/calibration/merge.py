@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from gossamer.calibration.statistics import Statistic
 from gossamer.distributed.processes import Processes
 
 
-def merged(processes: Processes, statistics: Mapping[str, Statistic]) -> Mapping[str, Statistic]:
+def merged(
+    processes: Processes, statistics: Mapping[str, Statistic], device: torch.device
+) -> Mapping[str, Statistic]:
     """Return the statistics over the tokens of all processes; linears that share one still do.
 
-    An expert may have been reached in some processes only, so that they first agree on what there is.
+    An expert may have been reached in some processes only, so that they first agree on what there is. `device`
+    is where this process observes.
     """
     if processes.count == 1:
         return statistics
@@ -22,7 +27,7 @@ def merged(processes: Processes, statistics: Mapping[str, Statistic]) -> Mapping
     for name, (leader, kind, num_inputs) in leaders.items():
         if leader not in found:
             own = [other for other, told in leaders.items() if told[0] == leader and other in statistics]
-            found[leader] = statistics[own[0]] if own else kind(num_inputs)
+            found[leader] = statistics[own[0]] if own else kind(num_inputs, device)
             found[leader].merge_across(processes)
         found[name] = found[leader]
     return found

@@ -168,7 +168,7 @@ class _Observer:
                 assert same_input, f"{name} shares its input in one batch and not in another"
                 return
             if name not in self.statistics:
-                self.statistics[name] = statistic_class(x.shape[-1])
+                self.statistics[name] = statistic_class(x.shape[-1], x.device)
             try:
                 self.statistics[name].update(x.detach().reshape(-1, x.shape[-1]).float())
             except CalibrationError as error:

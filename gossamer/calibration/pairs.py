@@ -214,7 +214,7 @@ def observe_pairs(
         for name, x in here.inputs.items():
             if name not in moments:
                 twin = next((other for other in moments if here.inputs.get(other) is x), None)
-                moments[name] = Moments(x.shape[-1]) if twin is None else moments[twin]
+                moments[name] = Moments(x.shape[-1], x.device) if twin is None else moments[twin]
             if not any(moments[name] is other for other in updated):
                 updated.append(moments[name])
                 try:

@@ -2,7 +2,8 @@
 
 `InputNorm` keeps the squared norm of each input feature (Wanda's ||x_j||), `Gram` the second-moment matrix
 sum_t x_t x_t^T (the H of SparseGPT and GPTQ up to a factor), `AbsMax` the largest magnitude of each input.
-Updating in any split of the tokens, or in parts that are merged, gives the same statistic to float tolerance.
+Updating in any split of the tokens, or in parts that are merged, gives the same statistic to float tolerance. A
+statistic is kept on the device of the inputs.
 
 A Gram matrix holds the norms on its diagonal, so a chain such as wanda + gptq needs one statistic only:
 `serves(Gram, InputNorm)` is true, and both have `norms()`. `Moments` is a Gram matrix that also knows what the
@@ -21,6 +22,7 @@ from torch import Tensor
 from gossamer.distributed.processes import Processes
 from gossamer.errors import CalibrationError
 
+CPU = torch.device("cpu")
 TOKENS_PER_BLOCK = 4096
 """Tokens multiplied at once: partial sums stay short, so float32 accumulation stays accurate."""
 
@@ -32,8 +34,8 @@ class Statistic(Protocol):
     num_inputs: int
     num_tokens: int
 
-    def __init__(self, num_inputs: int) -> None:
-        """An empty one."""
+    def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
+        """An empty one for inputs on that device."""
 
     def update(self, x_TI: Tensor) -> None:
         """Take in the inputs of some tokens; leading dimensions other than the last are all tokens."""
@@ -51,10 +53,10 @@ class Statistic(Protocol):
 class InputNorm:
     """Squared norm of each input feature (Wanda, arXiv 2306.11695, eq. 1: ||X_j||_2)."""
 
-    def __init__(self, num_inputs: int) -> None:
+    def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
         self.num_inputs = num_inputs
         self.num_tokens = 0
-        self.sum_I = torch.zeros(num_inputs, dtype=torch.float64)
+        self.sum_I = torch.zeros(num_inputs, dtype=torch.float64, device=device)
 
     def update(self, x_TI: Tensor) -> None:
         x_TI = _checked(x_TI, self.num_inputs)
@@ -88,10 +90,10 @@ class InputNorm:
 class Gram:
     """Second-moment matrix of the inputs, sum_t x_t x_t^T, accumulated in float32."""
 
-    def __init__(self, num_inputs: int) -> None:
+    def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
         self.num_inputs = num_inputs
         self.num_tokens = 0
-        self.sum_II = torch.zeros(num_inputs, num_inputs)
+        self.sum_II = torch.zeros(num_inputs, num_inputs, device=device)
 
     def update(self, x_TI: Tensor) -> None:
         x_TI = _checked(x_TI, self.num_inputs)
@@ -131,9 +133,9 @@ class Moments(Gram):
     sum_t (r_t - r'_t) x'_t^T: what the stream of the compressed model lacks before the addition.
     """
 
-    def __init__(self, num_inputs: int) -> None:
-        super().__init__(num_inputs)
-        self.cross_II = torch.zeros(num_inputs, num_inputs)
+    def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
+        super().__init__(num_inputs, device)
+        self.cross_II = torch.zeros(num_inputs, num_inputs, device=device)
         self.drift_OI: Tensor | None = None
 
     def update_pair(self, x_TI: Tensor, dense_TI: Tensor, drift_TO: Tensor | None = None) -> None:
@@ -144,7 +146,7 @@ class Moments(Gram):
         if drift_TO is not None:
             drift_TO = drift_TO.detach().reshape(len(x_TI), -1).float()
             if self.drift_OI is None:
-                self.drift_OI = torch.zeros(drift_TO.shape[1], self.num_inputs)
+                self.drift_OI = self.sum_II.new_zeros(drift_TO.shape[1], self.num_inputs)
             self.drift_OI.addmm_(drift_TO.T, x_TI)
 
     def merge(self, other: Self) -> None:
@@ -158,7 +160,7 @@ class Moments(Gram):
         processes.total(self.cross_II)
         sizes = [size for size in processes.gathered(self._num_outputs()) if size is not None]
         if sizes and self.drift_OI is None:
-            self.drift_OI = torch.zeros(sizes[0], self.num_inputs)
+            self.drift_OI = self.sum_II.new_zeros(sizes[0], self.num_inputs)
         if self.drift_OI is not None:
             processes.total(self.drift_OI)
 
@@ -175,16 +177,16 @@ class Moments(Gram):
 
     def forget_dense(self) -> None:
         """Keep the Gram matrix only."""
-        self.cross_II, self.drift_OI = torch.empty(0, self.num_inputs), None
+        self.cross_II, self.drift_OI = self.sum_II.new_empty(0, self.num_inputs), None
 
 
 class AbsMax:
     """Largest magnitude of each input feature."""
 
-    def __init__(self, num_inputs: int) -> None:
+    def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
         self.num_inputs = num_inputs
         self.num_tokens = 0
-        self.maximum_I = torch.zeros(num_inputs)
+        self.maximum_I = torch.zeros(num_inputs, device=device)
 
     def update(self, x_TI: Tensor) -> None:
         x_TI = _checked(x_TI, self.num_inputs)

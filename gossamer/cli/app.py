@@ -78,15 +78,17 @@ def compress(
             help="What the run may take: a recipe that prunes trains each block as long as it lasts."
         ),
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the blocks are compressed, such as cuda.")] = "cpu",
     json_: Json = False,
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
     _let_waiting_threads_sleep()
     from gossamer.cli.show import print_compressed, print_preview, progress_bars
     from gossamer.compression.compress import compress as run
-    from gossamer.compression.compress import preview
+    from gossamer.compression.compress import preview, usable_device
 
     if dry_run:
+        usable_device(device)
         previewed = preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes)
         _print(previewed, json_, print_preview)
         return
@@ -94,7 +96,8 @@ def compress(
         with progress_bars() as progress:
             result = run(
                 model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
-                overwrite=overwrite, resume=resume, minutes=minutes, progress=progress,
+                overwrite=overwrite, resume=resume, minutes=minutes, device=device,
+                progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not (kept := _notes(interrupt)):

@@ -69,8 +69,8 @@ def compress(
         resume: go on from where a run to the same `out` was stopped (kill, interrupt, power cut), if there was one.
         minutes: what the run may take: blocks are trained (`reconstruct`) as long as that lasts, in every recipe
             that prunes. Two runs are then not alike. Without it they are trained as the recipe says.
-        device: where the blocks are observed, fitted and run, such as `cuda`; packing stays on the CPU.
-        progress: called as the work goes on.
+        device: where the blocks are observed, fitted and run, such as `cuda`.
+        progress: called as the work goes on, in the first process alone.
 
     Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
     manifest.
@@ -88,7 +88,7 @@ def compress(
         if processes.count > 1:
             check_together(given, resume)
         if processes.index > 0:
-            job, state = prepare(request, processes, Nowhere(), progress, None)
+            job, state = prepare(request, processes, Nowhere(), silent, None)
             compress_model(job, state, keep=lambda: None)
             return Compressed(out, {})
         return Compressed(out, _write(request, processes, out, overwrite, resume, progress))
@@ -127,8 +127,8 @@ def usable_device(name: str) -> torch.device:
     """Return the device of that name; UsageError for one that this machine or this build of torch has not."""
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        torch.zeros(1, dtype=torch.float64, device=device)  # factors are taken in it
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         raise UsageError(
             f"--device {name}: cannot be used here ({str(error).splitlines()[0]:.200})."
         ) from error

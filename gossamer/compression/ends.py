@@ -44,7 +44,7 @@ def compress_head(job: Job, state: RunState) -> Tensor:
             for _ in job.runner.outputs() if wanted else ():
                 pass
         layer = LayerWork.of(job.model, job.architecture.matrix(name))
-        apply_steps(job, layer, job.selection.head, merged(job.processes, statistics).get(name))
+        apply_steps(job, layer, job.selection.head, merged(job.processes, statistics, job.device).get(name))
         pack_layer(job, state, layer, None)
     return main_output(next(job.runner.outputs())).float()
 

@@ -114,7 +114,11 @@ def prepare(
     dtypes = stored_dtypes(source)
     prepare_outside(source, selection, dtypes, request.device)
     linears = selection.linears
-    sharing = kept.sharing if kept else shared_out(source, linears, ids_NL, processes, notes, progress)
+    sharing = (
+        kept.sharing
+        if kept
+        else shared_out(source, linears, ids_NL.to(request.device), processes, notes, progress)
+    )
     thresholds = global_thresholds(source, linears, progress)
     batches = [
         {key: value.to(request.device) for key, value in batch.items()}
@@ -153,7 +157,7 @@ def _text(
     if not reads_text:
         vocabulary = model.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(0)
-        ids_NL: Tensor = torch.randint(vocabulary, (1, 16), generator=generator)
+        ids_NL: Tensor = torch.randint(vocabulary, (1, 16), generator=generator, device=generator.device)
         return ids_NL, {"source": None}
     recipe = fitting_length(request.recipe, model, request.length_given, notes)
     if kept is not None and request.text is None and kept.calibration["source"] == SELF_WRITTEN:

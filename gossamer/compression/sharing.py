@@ -45,7 +45,7 @@ class Sharing:
     changes: dict[str, list[dict[str, Any]]]
     """For each linear what each of its steps was given: sparsity, pattern or bits; JSON."""
     importance_O: dict[str, Tensor]
-    """What a squared error of each output costs beside the linear's others."""
+    """What a squared error of each output costs beside the linear's others; on the CPU."""
 
     def applied(self, linears: Mapping[str, Steps]) -> dict[str, Steps]:
         """Return the steps of all linears with what they were given."""
@@ -73,7 +73,8 @@ def shared_out(
 ) -> Sharing:
     """Measure, and share out what the steps ask for; nothing is measured if they ask for nothing of the kind.
 
-    A model with more than one stack of blocks gets the same for every layer, and a note.
+    The blocks run on the device of the text. A model with more than one stack of blocks gets the same for every layer,
+    and a note.
     """
     steps = {
         name: own
@@ -95,9 +96,8 @@ def shared_out(
         batch for ids in ids_NL[:num_windows].split(1) for batch in model_batches(source.model, ids, [])
     ]
     seeds = processes.part(range(len(windows)))
-    probe = _Probe(
-        source, steps, BlockRunner(source.model, processes.part(windows)), processes, notes, progress
-    )
+    runner = BlockRunner(source.model, processes.part(windows))
+    probe = _Probe(source, steps, runner, ids_NL.device, processes, notes, progress)
     return probe.measure(stack, seeds)
 
 
@@ -117,7 +117,7 @@ class _Costs:
         if not bool(fisher_O.any()):
             self.untouched.append(name)
             return
-        self.sizes[name], self.importance_O[name] = weight_OI.numel(), output_importance(fisher_O)
+        self.sizes[name], self.importance_O[name] = weight_OI.numel(), output_importance(fisher_O).cpu()
         for step in steps:
             if step.shares_sparsity:
                 self._see_pruned(name, step, weight_OI.square() * fisher_OI)
@@ -159,11 +159,12 @@ class _Probe:
         source: Source,
         steps: dict[str, Steps],
         runner: BlockRunner,
+        device: torch.device,
         processes: Processes,
         notes: list[str],
         progress: Progress,
     ) -> None:
-        self.source, self.steps, self.runner = source, steps, runner
+        self.source, self.steps, self.runner, self.device = source, steps, runner, device
         self.processes, self.notes, self.progress = processes, notes, progress
 
     def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Sharing:
@@ -225,7 +226,7 @@ class _Probe:
 
     def enter(self, block: str) -> dict[str, nn.Module]:
         """Put a block into the model; return its linears that are asked about."""
-        self.source.model.set_submodule(block, self.source.materialise(block))
+        self.source.model.set_submodule(block, self.source.materialise(block).to(self.device))
         return self.linears(block)
 
     def linears(self, block: str) -> dict[str, nn.Module]:
@@ -235,7 +236,7 @@ class _Probe:
     def together(self, own: Curvature | None, weight_OI: Tensor) -> tuple[Tensor, Tensor]:
         """The sums of all processes, of which some may not have reached the linear."""
         if own is None:
-            own = Curvature(torch.zeros_like(weight_OI), torch.zeros(len(weight_OI)))
+            own = Curvature(torch.zeros_like(weight_OI), weight_OI.new_zeros(len(weight_OI)))
         return self.processes.total(own.weight_OI), self.processes.total(own.output_O)
 
 

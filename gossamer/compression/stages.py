@@ -138,7 +138,7 @@ def observe(job: Job, block: BlockWork, linears: Mapping[str, Steps]) -> Mapping
     else:
         with observed(wanted) as statistics:
             job.runner.run(block.name)
-    statistics = merged(job.processes, statistics)
+    statistics = merged(job.processes, statistics, job.device)
     for linear in wanted:
         if linear not in statistics:
             raise CalibrationError(
@@ -166,6 +166,7 @@ def apply_steps(job: Job, layer: LayerWork, steps: Steps, statistic: Statistic |
             given: Evidence | None = job.thresholds.get(step, statistic if step.needs is not None else None)
             weight_O = job.sharing.weights(layer.name, step)
             if weight_O is not None:
+                weight_O = weight_O.to(job.device)
                 layer.weight = layer.weight.weighed(weight_O.sqrt())
             apply = METHODS[step.method].apply
             by_weight = by_weight and step.prunes_by_weight

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.statistics import CPU
 from gossamer.compression.layer import BlockReport, LayerReport
 from gossamer.compression.sharing import Sharing
 from gossamer.compression.work_folder import WorkFolder
@@ -76,7 +78,7 @@ def save(job: "Job", state: RunState, folder: WorkFolder) -> None:
         "calibration": state.calibration,
         "seconds": state.seconds(),
         "resumed": state.resumed,
-        "surroundings": _surroundings(),
+        "surroundings": _surroundings(job),
         "writer": job.writer.keep(),
         "shares": state.sharing.changes,
     }
@@ -121,33 +123,38 @@ def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
     assert record is not None
     folder.compare("calibration text", state.calibration, job.calibration)
     job.writer.restore(record["writer"])
-    state.notes += _changed_surroundings(state.done, record["surroundings"])
+    state.notes += _changed_surroundings(state.done, record["surroundings"], _surroundings(job))
     values = folder.values()
     for runner, returned in ((job.runner, values["returned"]), (job.dense, values["dense"])):
         for stack, (name, batches) in zip(job.architecture.stacks, returned or (), strict=False):
             assert runner is not None
-            runner.finish(name, batches, stack)
+            runner.finish(name, _on(job.device, batches), stack)
     torch.set_rng_state(values["random"])
 
 
 def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[Any]:
-    """Name and outputs of the last finished block of each stack that was begun."""
+    """Name and outputs, on the CPU, of the last finished block of each stack that was begun."""
     done = {name for name, _ in job.places()[: state.done]}
     last = [[name for name in stack if name in done] for stack in job.architecture.stacks]
-    return [(names[-1], runner.returned(names[-1])) for names in last if names]
+    return [(names[-1], _on(CPU, runner.returned(names[-1]))) for names in last if names]
 
 
-def _surroundings() -> dict[str, Any]:
+def _on(device: torch.device, values: Any) -> Any:
+    """The same nesting of values with its tensors on a device; those that are there already are not copied."""
+    return tree_map_only(Tensor, lambda tensor: tensor.to(device), values)
+
+
+def _surroundings(job: "Job") -> dict[str, Any]:
     """What the last bits of a result may depend on."""
     return {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
+        "device": str(job.device),
     }
 
 
-def _changed_surroundings(done: int, then: dict[str, Any]) -> list[str]:
-    now = _surroundings()
+def _changed_surroundings(done: int, then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     changed = [f"{key} {then[key]} before, {now[key]} after" for key in now if then[key] != now[key]]
     if not changed:
         return []

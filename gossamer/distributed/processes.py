@@ -1,11 +1,11 @@
 """The processes that torchrun started to work on one model together: `torchrun -m gossamer ...`.
 
 Nothing else in the package knows of process groups. Sums are taken in another order than in one process, which is the
-only difference.
+only difference. What they exchange passes through the CPU, whichever device it is on.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -15,11 +15,6 @@ from torch import Tensor
 from gossamer.errors import UsageError
 
 T = TypeVar("T")
-
-
-def is_first() -> bool:
-    """True in the process that writes and reports: every process that torchrun did not start, and its first."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Processes:
@@ -65,26 +60,28 @@ class Processes:
 
     def same(self, tensor: Tensor) -> Tensor:
         """Give the tensor the values that it has in the first process."""
-        if self.count > 1:
-            dist.broadcast(tensor, 0)
-        return tensor
+        return self._exchanged(tensor, lambda own: dist.broadcast(own, 0))
 
     def total(self, tensor: Tensor) -> Tensor:
         """Give the tensor the sum of its values in all processes."""
-        if self.count > 1:
-            dist.all_reduce(tensor)
-        return tensor
+        return self._exchanged(tensor, dist.all_reduce)
 
     def largest(self, tensor: Tensor) -> Tensor:
         """Give the tensor the largest of its values in all processes."""
+        return self._exchanged(tensor, lambda own: dist.all_reduce(own, dist.ReduceOp.MAX))
+
+    def _exchanged(self, tensor: Tensor, exchange: Callable[[Tensor], object]) -> Tensor:
         if self.count > 1:
-            dist.all_reduce(tensor, dist.ReduceOp.MAX)
+            own = tensor.cpu()  # the tensor itself where it is there
+            exchange(own)
+            if own is not tensor:
+                tensor.copy_(own)
         return tensor
 
     def mean(self, values: Tensor) -> float:
         """Mean of the values of all processes."""
         if self.count == 1:
             return float(values.mean())
-        total = torch.stack((values.double().sum(), torch.tensor(float(values.numel()), dtype=torch.float64)))
-        dist.all_reduce(total)
-        return float(total[0] / total[1])
+        sums = [float(values.double().sum()), float(values.numel())]
+        total, number = self.total(torch.tensor(sums, dtype=torch.float64, device="cpu")).tolist()
+        return float(total / number)

@@ -68,7 +68,7 @@ def apply(layer: LayerWeight, statistic: Evidence | None, settings: GPTQ, notes:
     layer.require_changeable("gptq")
     if not float16_holds(layer.weight_OI, settings, notes):
         return layer
-    order_I = torch.arange(statistic.num_inputs)
+    order_I = torch.arange(statistic.num_inputs, device=layer.weight_OI.device)
     if settings.act_order:
         order_I = statistic.mean_square().argsort(descending=True, stable=True)
     factor = inverse_factor(statistic.value(), settings.damping, notes, order_I)
@@ -87,9 +87,9 @@ def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Ten
     lowest, highest = -half, 2**settings.bits - 1 - half
     weight_IO = layer.weight_OI.T[order_I]
     kept_IO = None if layer.mask_OI is None else layer.mask_OI.T[order_I].float()
-    code_IO = torch.empty(num_inputs, num_rows)
-    value_O = torch.empty(num_rows)
-    scale_GO = torch.empty(num_inputs // size, num_rows)
+    code_IO = weight_IO.new_empty(num_inputs, num_rows)
+    value_O = weight_IO.new_empty(num_rows)
+    scale_GO = weight_IO.new_empty(num_inputs // size, num_rows)
     minimum_GO = torch.zeros_like(scale_GO)
     importance_I = upper_II.diagonal() ** -2  # what a squared error of this input costs (eq. 2)
     if settings.act_order:
@@ -124,7 +124,7 @@ def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Ten
         return decide
 
     fix_inputs(weight_IO, upper_II, num_inputs if settings.act_order else size, begin_window)
-    codes_OI = torch.empty(num_rows, num_inputs, dtype=torch.uint8)
+    codes_OI = weight_IO.new_empty(num_rows, num_inputs, dtype=torch.uint8)
     codes_OI[:, order_I] = code_IO.add_(half).T.to(torch.uint8)
     minimum_OG = None if settings.symmetric else minimum_GO.T.contiguous()
     return Quantized(codes_OI, scale_GO.T.contiguous(), minimum_OG, settings.bits, size)

@@ -43,8 +43,8 @@ class GlobalThreshold:
     def __init__(self, sparsity: float) -> None:
         self.sparsity = sparsity
         self.num_weights = 0
-        self._count_upper = torch.zeros(1 << 16, dtype=torch.int64)
-        self._count_lower = torch.zeros(1 << 16, dtype=torch.int64)
+        self._count_upper = torch.zeros(1 << 16, dtype=torch.int64, device="cpu")
+        self._count_lower = torch.zeros(1 << 16, dtype=torch.int64, device="cpu")
         self._bin: int | None = None
         self._rank = 0
 
@@ -52,11 +52,11 @@ class GlobalThreshold:
         """Count the weights of one layer, float32 of any shape, pruned ones as zeros."""
         bits = weight.float().abs().reshape(-1).view(torch.int32)
         if self._bin is None:
-            self._count_upper += torch.bincount(bits >> 16, minlength=1 << 16)
+            self._count_upper += torch.bincount(bits >> 16, minlength=1 << 16).cpu()
             self.num_weights += bits.numel()
         else:
             inside = bits[(bits >> 16) == self._bin]
-            self._count_lower += torch.bincount(inside & 0xFFFF, minlength=1 << 16)
+            self._count_lower += torch.bincount(inside & 0xFFFF, minlength=1 << 16).cpu()
 
     def refine(self) -> None:
         """End the first reading."""
@@ -71,7 +71,8 @@ class GlobalThreshold:
             return -1.0
         assert int(self._count_lower.sum()) == int(self._count_upper[self._bin]), "the two readings differ"
         lower, _ = _bin_of_rank(self._count_lower, self._rank)
-        return torch.tensor([self._bin << 16 | lower], dtype=torch.int32).view(torch.float32).item()
+        bits = torch.tensor([self._bin << 16 | lower], dtype=torch.int32, device="cpu")
+        return bits.view(torch.float32).item()
 
 
 def apply(

@@ -49,7 +49,7 @@ def apply(layer: LayerWeight, statistic: Evidence | None, settings: OATS, notes:
     target_OI = layer.whole_target_OI * scale_I
     rank = settings.rank_for(*target_OI.shape)
     pattern = RowBalanced() if isinstance(settings.pattern, Unstructured) else settings.pattern
-    identity_II = torch.eye(len(scale_I))
+    identity_II = torch.eye(len(scale_I), device=scale_I.device)
     sparse_OI = torch.zeros_like(target_OI)
     basis_OK = start(target_OI, rank)
     for _ in range(settings.iterations):

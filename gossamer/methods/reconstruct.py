@@ -139,7 +139,7 @@ def _train(
     batches = (
         learnt[position]
         for _ in range(settings.epochs)
-        for position in torch.randperm(len(learnt), generator=generator).tolist()
+        for position in torch.randperm(len(learnt), generator=generator, device=generator.device).tolist()
     )
     started = time.monotonic()
     for step, number in enumerate(batches):

@@ -51,7 +51,7 @@ def apply(
     factor = inverse_factor(statistic.value(), settings.damping, notes)
     weight_IO = layer.weight_OI.T.clone(memory_format=torch.contiguous_format)
     weight_IO[factor.dead_I] = 0.0
-    mask_OI = torch.empty(layer.weight_OI.shape, dtype=torch.bool)
+    mask_OI = layer.weight_OI.new_empty(layer.weight_OI.shape, dtype=torch.bool)
     diagonal_I = factor.upper_II.diagonal()
 
     def begin_window(start: int, stop: int) -> Decide:

@@ -119,3 +119,12 @@ def test_one_short_message_for_an_error_of_the_run(
     refused(
         run("evaluate", parent("llama"), "--text", text, "--length", 32, "--windows", 1), "the disk is full"
     )
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_device_that_is_not_there_is_refused(
+    more: tuple[str, ...], run: Callable[..., Run], folder: Path, tmp_path: Path
+) -> None:
+    command = ("compress", folder, "--recipe", "sparse50", "-o", tmp_path / "out", "--device", "abacus")
+    refused(run(*command, *more), "--device abacus: cannot be used here")
+    assert not (tmp_path / "out").exists()

@@ -99,13 +99,14 @@ class FolderWriter:
             shutil.rmtree(self._place, ignore_errors=True)
 
     def add(self, tensors: dict[str, Tensor]) -> None:
-        """Take tensors under their full names; much of them goes to disk at once."""
+        """Take tensors under their full names, from any device; much of them goes to disk at once."""
         for name, tensor in tensors.items():
             assert name not in self.tensor_bytes, f"{name} is written twice"
-            self._pending[name] = tensor.detach().contiguous()
-            self._pending_bytes += tensor.nbytes
-            self.tensor_bytes[name] = tensor.nbytes
-            self._checksums[name] = _checksum(tensor)
+            own = tensor.detach().cpu().contiguous()
+            self._pending[name] = own
+            self._pending_bytes += own.nbytes
+            self.tensor_bytes[name] = own.nbytes
+            self._checksums[name] = _checksum(own)
         if self._pending_bytes >= SHARD_BYTES:
             self._flush()
 
@@ -255,7 +256,7 @@ def _link(part: Path, name: Path) -> None:
 
 
 def _checksum(tensor: Tensor) -> int:
-    return checksum([tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data])
+    return checksum([tensor.reshape(-1).view(torch.uint8).numpy().data])
 
 
 @contextlib.contextmanager

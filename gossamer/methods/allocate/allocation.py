@@ -60,7 +60,7 @@ def owl(outlier_share_B: Sequence[float], sparsity: float, spread: float = 0.08)
 
     Equal shares give uniform sparsity. What would leave 0..0.99 is cut there, which moves the mean.
     """
-    share_B = torch.tensor(list(outlier_share_B), dtype=torch.float64)
+    share_B = torch.tensor(list(outlier_share_B), dtype=torch.float64, device="cpu")
     width = float(share_B.max() - share_B.min())
     if width == 0.0:
         return [sparsity] * len(share_B)

@@ -78,12 +78,15 @@ def shared_windows(gains: Mapping[str, tuple[Tensor, int]], n: int, m: int) -> d
     """
     gain_K = torch.cat([_with_first(gain_Om).reshape(-1) for gain_Om, _ in gains.values()])
     size_K = torch.cat(
-        [torch.full((gain_Om.numel(),), width / m) for gain_Om, width in gains.values()]
+        [
+            gain_Om.new_full((gain_Om.numel(),), width / m, dtype=torch.float32)
+            for gain_Om, width in gains.values()
+        ]
     ).double()
     best_K = gain_K.sort(descending=True, stable=True).indices
     budget = n / m * sum(len(gain_Om) * width for gain_Om, width in gains.values())
     num_chosen = int((size_K[best_K].cumsum(0) <= budget * (1 + 1e-12)).sum())
-    chosen_K = torch.zeros(len(gain_K), dtype=torch.bool)
+    chosen_K = torch.zeros_like(gain_K, dtype=torch.bool)
     chosen_K[best_K[:num_chosen]] = True
     layers = chosen_K.split([gain_Om.numel() for gain_Om, _ in gains.values()])
     return {name: own.view(-1, m).sum(1).tolist() for name, own in zip(gains, layers, strict=True)}
@@ -114,9 +117,9 @@ class SharedSparsity:
         wanted = round(self.sparsity * sum(totals.values()))
         pruned = torch.stack([sums.clamp_max(most[name]) for name, sums in below.items()])
         edge = int(torch.searchsorted(pruned.sum(0), wanted))
-        before = pruned[:, edge - 1] if edge else torch.zeros(len(pruned), dtype=torch.int64)
+        before = pruned[:, edge - 1] if edge else pruned.new_zeros(len(pruned))
         inside = pruned[:, edge] - before
         missing = wanted - int(before.sum())
         ends = (inside.cumsum(0).double() * missing / max(int(inside.sum()), 1)).round().long()
-        counts = before + ends.diff(prepend=torch.zeros(1, dtype=torch.int64))
+        counts = before + ends.diff(prepend=ends.new_zeros(1))
         return {name: int(count) / totals[name] for name, count in zip(below, counts, strict=True)}

@@ -66,7 +66,7 @@ def _solve(
 ) -> Tensor:
     """Return the unknowns of least loss, float32 with values that float16 holds; the present ones if better."""
     num_rows, num_unknowns = present_RU.shape
-    system_RUU = torch.empty(num_rows, num_unknowns, num_unknowns)
+    system_RUU = present_RU.new_empty(num_rows, num_unknowns, num_unknowns)
     value_RI = _spread(parts, present_RU, size)
     slope_RI = (target_RI - value_RI) @ hessian_II
     right_RU = torch.cat([_by_group(part_RI * slope_RI, size) for part_RI in parts], 1)
@@ -108,7 +108,7 @@ def descend(quantized: Quantized, mask_OI: Tensor | None, target_OI: Tensor, hes
     inverse_I = (1 / hessian_II.diagonal()).tolist()
     for start in range(0, len(code_IO), CHUNK_SIZE):
         stop = min(start + CHUNK_SIZE, len(code_IO))
-        change_CO = torch.zeros(stop - start, code_IO.shape[1])
+        change_CO = code_IO.new_zeros(stop - start, code_IO.shape[1])
         for index in range(start, stop):
             slope_O = hessian_II[index, start:index] @ change_CO[: index - start] + slope_IO[index]
             best_O = torch.sub(weight_IO[index], slope_O, alpha=inverse_I[index])

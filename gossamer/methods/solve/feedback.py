@@ -13,7 +13,6 @@ Cost: O * I^2 multiply-adds, nearly all of them in matrix products.
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 CHUNK_SIZE = 32
@@ -38,7 +37,7 @@ def fix_inputs(
     num_inputs, num_rows = weight_IO.shape
     decide: Decide | None = None
     for start, stop in _blocks(num_inputs, window_size, block_size):
-        error_BO = torch.empty(stop - start, num_rows)
+        error_BO = weight_IO.new_empty(stop - start, num_rows)
         for first, last in _chunks(start, stop, window_size):
             if first % window_size == 0:
                 decide = begin_window(first, min(first + window_size, num_inputs))

@@ -57,12 +57,15 @@ def inverse_factor(
     gram_II: Tensor, damping: float, notes: list[str], order_I: Tensor | None = None
 ) -> InverseFactor:
     """Return U of H^-1 = U^T U, the inputs in the order given; as `damped_factor` otherwise."""
-    last_first_I = torch.arange(len(gram_II) - 1, -1, -1) if order_I is None else order_I.flip(0)
+    if order_I is None:
+        order_I = torch.arange(len(gram_II), device=gram_II.device)
+    last_first_I = order_I.flip(0)
     gram_II = gram_II[last_first_I[:, None], last_first_I]  # lets go of the one that was given
     factor = damped_factor(gram_II, damping, notes)
     lower_II, dead_I, damping = factor.lower_II, factor.dead_I.flip(0), factor.damping
     del factor, gram_II
-    inverse_II = torch.eye(len(lower_II), dtype=torch.float64).T  # by columns, as LAPACK solves in place
+    # by columns, as LAPACK solves in place
+    inverse_II = torch.eye(len(lower_II), dtype=torch.float64, device=lower_II.device).T
     torch.linalg.solve_triangular(lower_II, inverse_II, upper=False, out=inverse_II)
     del lower_II
     inverse_II = inverse_II.float()
@@ -93,7 +96,7 @@ def damped_factor(gram_II: Tensor, damping: float, notes: list[str]) -> DampedFa
     mean = float(diagonal_I[~dead_I].mean())
     diagonal_I[dead_I] = mean
     strength = damping
-    failed = torch.empty((), dtype=torch.int32)
+    failed = torch.empty((), dtype=torch.int32, device=gram_II.device)
     while True:
         damped_I = diagonal_I + strength * mean
         lower_II = _with_diagonal(

@@ -55,8 +55,9 @@ def start(error_OI: Tensor, rank: int) -> Tensor:
     """Return a random subspace [O, K] of the columns of a matrix, the same at each call."""
     num_outputs, num_inputs = error_OI.shape
     columns = min(rank + rank // 4 + EXTRA, num_outputs, num_inputs)
-    noise_IK = torch.randn(num_inputs, columns, generator=torch.Generator().manual_seed(0))
-    return torch.linalg.qr(error_OI @ noise_IK).Q
+    generator = torch.Generator().manual_seed(0)
+    noise_IK = torch.randn(num_inputs, columns, generator=generator, device=generator.device)
+    return torch.linalg.qr(error_OI @ noise_IK.to(error_OI.device)).Q
 
 
 def turn(error_OI: Tensor, hessian_II: Tensor, basis_OK: Tensor) -> Tensor:

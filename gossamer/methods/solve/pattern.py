@@ -37,7 +37,7 @@ class Unstructured:
     def keep(self, score_OI: Tensor, count: int, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI that keeps the `count` largest scores, only where `within_OI` is True."""
         score_RN = _scores_within(score_OI, within_OI).reshape(1, -1)
-        return _largest(score_RN, count).view(score_OI.shape) & _all_or(within_OI)
+        return _only(_largest(score_RN, count).view(score_OI.shape), within_OI)
 
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI with a share of `sparsity` zeros, only where `within_OI` is True."""
@@ -57,7 +57,7 @@ class RowBalanced:
 
     def keep(self, score_OI: Tensor, count: int, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI that keeps the `count` largest scores of each row, only within `within_OI`."""
-        return _largest(_scores_within(score_OI, within_OI), count) & _all_or(within_OI)
+        return _only(_largest(_scores_within(score_OI, within_OI), count), within_OI)
 
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI with a share of `sparsity` zeros in each row, only where `within_OI` is True."""
@@ -123,12 +123,12 @@ class RowWindows:
 
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI; the sparsity is what the pattern implies."""
-        n_O = torch.tensor(self.n_O)
+        n_O = torch.tensor(self.n_O, device=score_OI.device)
         if len(n_O) != len(score_OI):
             raise RecipeError(
                 f"pattern {str(self)[:40]}: {len(n_O)} rows, but the layer has {len(score_OI)}."
             )
-        mask_OI = torch.zeros(score_OI.shape, dtype=torch.bool)
+        mask_OI = score_OI.new_zeros(score_OI.shape, dtype=torch.bool)
         for n in n_O.unique().tolist():
             row_R = (n_O == n).nonzero()[:, 0]
             within_RI = None if within_OI is None else within_OI[row_R]
@@ -166,7 +166,7 @@ class Block:
         score_YX = torch.nn.functional.avg_pool2d(score_OI[None], cell, ceil_mode=True)[0]
         keep_YX = _largest(score_YX.reshape(1, -1), count).view(score_YX.shape)
         mask_OI = keep_YX.repeat_interleave(self.rows, 0).repeat_interleave(self.cols, 1)
-        return mask_OI[:num_rows, :num_inputs] & _all_or(within_OI)
+        return _only(mask_OI[:num_rows, :num_inputs], within_OI)
 
     def keep_largest(self, score_OI: Tensor, sparsity: float, within_OI: Tensor | None = None) -> Tensor:
         """Return mask_OI with a share of `sparsity` of the cells zero, only where `within_OI` is True."""
@@ -228,7 +228,7 @@ def _keep_windows(score_OI: Tensor, n: int, m: int, within_OI: Tensor | None) ->
     parts = [_largest(score_OI[:, :whole].reshape(-1, m), n).view(num_rows, whole)]
     if rest := num_inputs - whole:
         parts.append(_largest(score_OI[:, whole:], -(-n * rest // m)))
-    return torch.cat(parts, dim=1) & _all_or(within_OI)
+    return _only(torch.cat(parts, dim=1), within_OI)
 
 
 def _scores_within(score_OI: Tensor, within_OI: Tensor | None) -> Tensor:
@@ -236,19 +236,21 @@ def _scores_within(score_OI: Tensor, within_OI: Tensor | None) -> Tensor:
     return score_OI if within_OI is None else score_OI.masked_fill(~within_OI, -1.0)
 
 
-def _all_or(within_OI: Tensor | None) -> Tensor:
-    return torch.tensor(True) if within_OI is None else within_OI
+def _only(mask_OI: Tensor, within_OI: Tensor | None) -> Tensor:
+    """Return the mask, contiguous, without what is pruned already."""
+    return mask_OI.contiguous() if within_OI is None else mask_OI & within_OI
 
 
 def _largest(score_RN: Tensor, count: int) -> Tensor:
     """Return mask_RN that keeps the `count` largest scores of each row; of equals, the first ones."""
-    num_rows, width = score_RN.shape
+    width = score_RN.shape[1]
     if count <= 0 or width == 0:
-        return torch.zeros(num_rows, width, dtype=torch.bool)
+        return score_RN.new_zeros(score_RN.shape, dtype=torch.bool)
     if count >= width:
-        return torch.ones(num_rows, width, dtype=torch.bool)
-    ordered_RN = np.partition(score_RN.float().numpy(), width - count, axis=1)
+        return score_RN.new_ones(score_RN.shape, dtype=torch.bool)
+    ordered_RN = np.partition(score_RN.float().cpu().numpy(), width - count, axis=1)
     smallest_R1 = torch.from_numpy(ordered_RN[:, width - count, None].copy())  # the smallest score that stays
+    smallest_R1 = smallest_R1.to(score_RN.device)
     above_RN = score_RN > smallest_R1
     missing_R1 = count - above_RN.sum(dim=1, keepdim=True)
     equal_RN = score_RN == smallest_R1
