@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
-from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.observe import BlockOutput, BlockRunner
 from gossamer.checkpoint.source import Source
 from gossamer.compression.selection import Steps, pruned_share
 from gossamer.distributed.processes import Processes
@@ -168,7 +168,7 @@ class _Probe:
 
     def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Sharing:
         what, total = "finding what each layer is worth", 2 * len(stack)
-        returned: dict[str, list[Any]] = {}
+        returned: dict[str, list[BlockOutput]] = {}
         for number, block in enumerate(stack):
             self.progress(what, number, total)
             self.enter(block)

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.observe import BlockOutput, BlockRunner
 from gossamer.compression.layer import BlockReport, LayerReport
 from gossamer.compression.sharing import Sharing
 from gossamer.compression.work_folder import WorkFolder
@@ -130,7 +130,7 @@ def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
     torch.set_rng_state(values["random"])
 
 
-def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[Any]:
+def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[tuple[str, list[BlockOutput]]]:
     """Name and outputs of the last finished block of each stack that was begun."""
     done = {name for name, _ in job.places()[: state.done]}
     last = [[name for name in stack if name in done] for stack in job.architecture.stacks]

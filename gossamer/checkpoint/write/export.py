@@ -68,9 +68,7 @@ def export(
         return writer.commit()
 
 
-def _write_weights(
-    source: Source, writer: FolderWriter, dtype: torch.dtype, apart: bool
-) -> dict[str, Factors]:
+def _write_weights(source: Source, writer: FolderWriter, dtype: str, apart: bool) -> dict[str, Factors]:
     """Write every tensor dense; return the low-rank parts by module, which are left out of the weights if `apart`."""
     loaded = source.model if source.kind == "gossamer" else source.load_dense(DTYPES[dtype])
     tied = {copy for copy, _original in source.architecture.tied}
