@@ -14,8 +14,8 @@ from gossamer.compression.ends import write_dense
 from gossamer.compression.job import Job, twin
 from gossamer.compression.layer import BlockReport, LayerWork
 from gossamer.compression.outside import round_as_written
+from gossamer.compression.run_state import RunState
 from gossamer.compression.stages import BlockWork, apply_phase, phases
-from gossamer.compression.state import RunState
 from gossamer.methods.reconstruct import token_errors
 
 

@@ -10,8 +10,8 @@ from gossamer.calibration.observe import main_output, observed
 from gossamer.compression.job import Job
 from gossamer.compression.layer import LayerWork
 from gossamer.compression.outside import modules_outside_blocks, tie
+from gossamer.compression.run_state import RunState
 from gossamer.compression.stages import apply_steps, pack_layer, wanted_of
-from gossamer.compression.state import RunState
 from gossamer.formats.packed import from_tensors, tensor_specs
 
 

@@ -1,6 +1,6 @@
 """What a run of `compress` works with, from its first block to its last: models, text, steps, places to write to.
 
-What it has reached is not here but in `RunState` (compression/state.py).
+What it has reached is not here but in `RunState` (compression/run_state.py).
 """
 
 from copy import deepcopy
@@ -19,9 +19,9 @@ from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.writer import FolderWriter
 from gossamer.compression.outside import prepare_outside
 from gossamer.compression.preview import stored_dtypes
+from gossamer.compression.run_state import RunState
 from gossamer.compression.selection import Selection, Steps, select
 from gossamer.compression.sharing import Sharing, shared_out
-from gossamer.compression.state import RunState
 from gossamer.compression.thresholds import global_thresholds
 from gossamer.compression.time_budget import TimeBudget
 from gossamer.compression.windows import SELF_WRITTEN, CalibrationText, calibration_samples, fitting_length

@@ -23,7 +23,7 @@ from gossamer.compression.ends import (
     write_outside,
 )
 from gossamer.compression.job import Job
-from gossamer.compression.state import RunState
+from gossamer.compression.run_state import RunState
 from gossamer.recipe.recipe import Recipe
 
 

@@ -17,8 +17,8 @@ from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_afte
 from gossamer.calibration.statistics import Moments, Statistic, to_collect
 from gossamer.compression.job import Job
 from gossamer.compression.layer import LayerReport, LayerWork
+from gossamer.compression.run_state import RunState
 from gossamer.compression.selection import Steps
-from gossamer.compression.state import RunState
 from gossamer.errors import CalibrationError
 from gossamer.formats.choose import pack
 from gossamer.formats.low_rank import residual_mask

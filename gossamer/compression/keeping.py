@@ -1,64 +1,29 @@
-"""What a run has reached, kept after each block, and how a later process goes on from it.
+"""Keeping what a run has reached after each block, and how a later process goes on from it.
 
 Besides what has been written, the next block needs what the last one returned, in both models, for every batch; the
 rest is the record of what was done, and is small. The embeddings are taken back from their packed form.
 """
 
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor
 
 from gossamer.calibration.observe import BlockOutput, BlockRunner
+from gossamer.compression.job import Job
 from gossamer.compression.layer import BlockReport, LayerReport
+from gossamer.compression.run_state import RunState
 from gossamer.compression.sharing import Sharing
 from gossamer.compression.work_folder import WorkFolder
-
-if TYPE_CHECKING:
-    from gossamer.compression.job import Job
 
 SHARE_OF_TIME = 0.03
 FREE_SECONDS = 10.0
 """Keeping states may take so long in all, and beyond that its share of a run's time: else blocks are passed over."""
 
 
-@dataclass
-class RunState:
-    """What a run has reached. N samples, L tokens in a sample."""
-
-    ids_NL: Tensor
-    """The windows of text."""
-    calibration: dict[str, Any]
-    """Where they come from; JSON."""
-    sharing: Sharing
-    notes: list[str]
-    done: int = 0
-    """Blocks that are finished."""
-    packed: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The declaration of every matrix that was packed, by name; JSON."""
-    tied: dict[str, str] = field(default_factory=dict)
-    """Modules that have the packed matrix of another one."""
-    written: set[str] = field(default_factory=set)
-    """Parameters that are written, or never will be because they are another one's copy."""
-    reports: list[LayerReport] = field(default_factory=list)
-    blocks: list[BlockReport] = field(default_factory=list)
-    resumed: int = 0
-    """How often the run was gone on with."""
-    seconds_before: float = 0.0
-    """What the processes before have taken."""
-    started: float = field(default_factory=time.monotonic)
-    keeping: tuple[float, float] = (0.0, 0.0)
-    """Seconds that keeping the state has taken: in all, and the last time."""
-
-    def seconds(self) -> float:
-        """Time that the run took so far, in all the processes that worked on it."""
-        return self.seconds_before + time.monotonic() - self.started
-
-
-def save(job: "Job", state: RunState, folder: WorkFolder) -> None:
+def save(job: Job, state: RunState, folder: WorkFolder) -> None:
     """Keep the state of a run between two blocks, unless that has come to take too long."""
     began = time.monotonic()
     spent, last = state.keeping
@@ -115,7 +80,7 @@ def load(folder: WorkFolder) -> RunState | None:
     )
 
 
-def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
+def resume(job: Job, state: RunState, folder: WorkFolder) -> None:
     """Put writer, models and random numbers where the stopped run had them; UsageError if it saw another text."""
     record = folder.progress
     assert record is not None
@@ -130,7 +95,7 @@ def resume(job: "Job", state: RunState, folder: WorkFolder) -> None:
     torch.set_rng_state(values["random"])
 
 
-def _returned(job: "Job", state: RunState, runner: BlockRunner) -> list[tuple[str, list[BlockOutput]]]:
+def _returned(job: Job, state: RunState, runner: BlockRunner) -> list[tuple[str, list[BlockOutput]]]:
     """Name and outputs of the last finished block of each stack that was begun."""
     done = {name for name, _ in job.places()[: state.done]}
     last = [[name for name in stack if name in done] for stack in job.architecture.stacks]
