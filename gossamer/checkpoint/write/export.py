@@ -102,7 +102,7 @@ def dense_config(source: Source, dtype: str) -> dict[str, Any]:
     return dict(json.loads(json.dumps(config, default=str)))
 
 
-def _has_low_rank(declared: Any) -> bool:
+def _has_low_rank(declared: object) -> bool:
     modules = declared.get("modules", {}) if isinstance(declared, dict) else {}
     return any(meta.get("format") == LowRankWeight.format for meta in modules.values())
 
