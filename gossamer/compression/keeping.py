@@ -6,7 +6,6 @@ rest is the record of what was done, and is small. The embeddings are taken back
 
 import time
 from dataclasses import asdict
-from typing import Any
 
 import torch
 import transformers
@@ -102,7 +101,7 @@ def _returned(job: Job, state: RunState, runner: BlockRunner) -> list[tuple[str,
     return [(names[-1], runner.returned(names[-1])) for names in last if names]
 
 
-def _surroundings() -> dict[str, Any]:
+def _surroundings() -> dict[str, object]:
     """What the last bits of a result may depend on."""
     return {
         "torch": torch.__version__,
@@ -111,7 +110,7 @@ def _surroundings() -> dict[str, Any]:
     }
 
 
-def _changed_surroundings(done: int, then: dict[str, Any]) -> list[str]:
+def _changed_surroundings(done: int, then: dict[str, object]) -> list[str]:
     now = _surroundings()
     changed = [f"{key} {then[key]} before, {now[key]} after" for key in now if then[key] != now[key]]
     if not changed:

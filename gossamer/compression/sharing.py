@@ -10,7 +10,6 @@ O output features, I input features.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,13 +36,16 @@ from gossamer.methods.solve.target import PruneTarget
 from gossamer.progress import Progress
 from gossamer.recipe.recipe import Step
 
+Change = Mapping[str, float | str | None]
+"""Settings of a step that a linear gets in place of the recipe's: sparsity, pattern or bits; JSON."""
+
 
 @dataclass(frozen=True)
 class Sharing:
     """What was found for the linears that share something, as far as the probe reached them."""
 
-    changes: dict[str, list[dict[str, Any]]]
-    """For each linear what each of its steps was given: sparsity, pattern or bits; JSON."""
+    changes: dict[str, list[Change]]
+    """For each linear what each of its steps was given."""
     importance_O: dict[str, Tensor]
     """What a squared error of each output costs beside the linear's others."""
 
@@ -135,9 +137,9 @@ class _Costs:
             gains_Om = window_gains(cost_OI, pattern.m)
             self.windows.setdefault(step, {})[name] = (gains_Om, num_inputs)
 
-    def sparsities(self) -> dict[Step, dict[str, dict[str, Any]]]:
+    def sparsities(self) -> dict[Step, dict[str, Change]]:
         """What each step's settings become for each linear, where sparsity is shared out."""
-        found: dict[Step, dict[str, dict[str, Any]]] = {}
+        found: dict[Step, dict[str, Change]] = {}
         for step, shared in self.weights.items():
             found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
         for step, gains in self.windows.items():
@@ -204,7 +206,7 @@ class _Probe:
         step: Step,
         costs: Mapping[str, float],
         sizes: Mapping[str, int],
-        found: Mapping[Step, Mapping[str, dict[str, Any]]],
+        found: Mapping[Step, Mapping[str, Change]],
     ) -> dict[str, int]:
         """Share out bits over the weights that the steps before leave; pruned layers are stored in 4 or 8 of them."""
         settings = step.settings
@@ -239,6 +241,6 @@ class _Probe:
         return self.processes.total(own.weight_OI), self.processes.total(own.output_O)
 
 
-def _changed(step: Step, change: Mapping[str, Any]) -> Step:
+def _changed(step: Step, change: Change) -> Step:
     settings = step.settings.model_dump() | dict(change)
     return replace(step, settings=type(step.settings).model_validate(settings)) if change else step

@@ -6,19 +6,16 @@ passes bare addresses, which keeps its overhead near a microsecond.
 O output features, I input features, T tokens.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gossamer.kernels.declaration import Meta, Tensors
 from gossamer.kernels.dispatch import native_module
 
 if TYPE_CHECKING:
     from gossamer.kernels import _native
-
-Meta = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
 
 
 class CpuMatrix:

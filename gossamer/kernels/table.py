@@ -14,20 +14,19 @@ O output features, I input features, T tokens.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from gossamer.errors import FormatError
 from gossamer.kernels import cpu, reference
+from gossamer.kernels.declaration import Meta, Tensors
 from gossamer.kernels.dispatch import native_available
 
 logger = logging.getLogger(__name__)
 
-Meta = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
 Operator = Callable[[Tensor, str], Tensor]
 """(x_TI contiguous float32, activations) -> y_TO float32."""
 NativeMatrix = cpu.CpuMatrix | cpu.LowRankMatrix

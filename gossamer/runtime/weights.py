@@ -20,6 +20,7 @@ from gossamer.formats.dense import DenseWeight
 from gossamer.formats.packed import from_tensors, tensor_specs
 from gossamer.kernels import table
 from gossamer.kernels.cpu import CpuMatrix, LowRankMatrix
+from gossamer.kernels.declaration import Meta
 
 if TYPE_CHECKING:
     from gossamer.kernels import _native
@@ -38,7 +39,7 @@ class Weights:
         config: PretrainedConfig,
         read: Callable[[str], Tensor],
         names: Collection[str],
-        packed: Mapping[str, dict[str, Any]],
+        packed: Mapping[str, Meta],
         tied: Mapping[str, str],
     ):
         self.where = where
@@ -118,7 +119,7 @@ class Weights:
             )
         return _native_dense((weight_OI.T if transposed else weight_OI).contiguous())
 
-    def _from_packed(self, module: str, meta: dict[str, Any]) -> "_native.Matrix":
+    def _from_packed(self, module: str, meta: Meta) -> "_native.Matrix":
         tensors = self._tensors_of(module, meta)
         made = table.matrix(meta, tensors)
         if isinstance(made, CpuMatrix):
@@ -129,7 +130,7 @@ class Weights:
         )
         return _native_dense(packed.unpack().contiguous())
 
-    def _tensors_of(self, module: str, meta: dict[str, Any]) -> dict[str, Tensor]:
+    def _tensors_of(self, module: str, meta: Meta) -> dict[str, Tensor]:
         specs = tensor_specs(meta)
         tensors = {name: self._tensor(f"{module}.{name}") for name in specs}
         check_tensors(meta["format"], specs, tensors)

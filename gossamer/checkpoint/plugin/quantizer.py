@@ -21,6 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from gossamer.checkpoint.manifest import FORMAT_VERSION
 from gossamer.checkpoint.matrix import matrix_of
 from gossamer.errors import CheckpointError
+from gossamer.kernels.declaration import Meta
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
 from gossamer.layers.replace import replace_module
@@ -155,7 +156,7 @@ def _name_in(model: PreTrainedModel, declared: str) -> str | None:
     return None
 
 
-def _packed_module(dense: nn.Module, name: str, meta: dict[str, Any]) -> nn.Module:
+def _packed_module(dense: nn.Module, name: str, meta: Meta) -> nn.Module:
     if isinstance(dense, nn.Embedding):
         return PackedEmbedding.from_meta(meta, like=dense, device="meta")
     linear = matrix_of(name, dense)
