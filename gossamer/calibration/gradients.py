@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gossamer.calibration.observe import BlockRunner, hidden_states, main_output
+from gossamer.calibration.observe import BlockOutput, BlockRunner, hidden_states, main_output
 from gossamer.errors import CalibrationError
 
 PROBE_TOKENS = 4096
@@ -47,7 +46,7 @@ class Curvature:
 def curvatures(
     runner: BlockRunner,
     stack: Sequence[str],
-    returned: dict[str, list[Any]],
+    returned: dict[str, list[BlockOutput]],
     linears: Callable[[str], Mapping[str, nn.Module]],
     seeds: Sequence[int],
 ) -> Iterator[tuple[str, dict[str, Curvature]]]:
@@ -77,11 +76,11 @@ def curvatures(
     runner.forget()
 
 
-def _leaf(returned: Any) -> Any:
+def _leaf(returned: BlockOutput) -> BlockOutput:
     """The same values as a block gave, its hidden states ready to receive a gradient."""
-    returned = tree_map_only(Tensor, torch.clone, returned)  # inference tensors take no gradients
-    hidden_states(returned).requires_grad_()
-    return returned
+    own: BlockOutput = tree_map_only(Tensor, torch.clone, returned)  # inference tensors take no gradients
+    hidden_states(own).requires_grad_()
+    return own
 
 
 def _by_last_block(runner: BlockRunner, last: str, number: int, seed: int) -> Tensor:
@@ -125,7 +124,7 @@ def _through_block(
         else:
             found[name] = Curvature(weight_OI, output_O)
 
-    def watch(name: str, _module: nn.Module, args: Any, output: Tensor) -> None:
+    def watch(name: str, _module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         output.register_hook(partial(take, name, args[0].detach().flatten(0, -2)))
 
     args, kwargs = runner.own_call_of(block, number)

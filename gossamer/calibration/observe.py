@@ -10,7 +10,7 @@ T tokens, I input features.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,10 @@ from gossamer.errors import CalibrationError
 
 Batch = Mapping[str, Tensor]
 """Keyword arguments of one forward call of the model."""
+BlockOutput = Tensor | Sequence[object]
+"""What a block returns: its hidden states, alone or before what else it gives."""
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""Arguments of one call of a block, as the model gives them."""
 
 
 class _Reached(Exception):  # noqa: N818 - control flow: the model stops here on purpose
@@ -29,7 +33,7 @@ class _Reached(Exception):  # noqa: N818 - control flow: the model stops here on
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def _forward_replaced(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
     module.forward = forward
     try:
         yield
@@ -45,9 +49,9 @@ class BlockRunner:
 
     def __init__(self, model: nn.Module, batches: Sequence[Batch]) -> None:
         self.model, self.batches = model, batches
-        self._finished: dict[str, list[Any]] = {}
+        self._finished: dict[str, list[BlockOutput]] = {}
 
-    def run(self, name: str) -> list[Any]:
+    def run(self, name: str) -> list[BlockOutput]:
         """Run block `name` on every batch and give what it returned."""
         block = self.model.get_submodule(name)
         returned = []
@@ -57,11 +61,11 @@ class BlockRunner:
                 returned.append(block(*args, **kwargs))
         return returned
 
-    def returned(self, name: str) -> list[Any]:
+    def returned(self, name: str) -> list[BlockOutput]:
         """What the finished block `name`, the last of its stack, returned for every batch."""
         return self._finished[name]
 
-    def finish(self, name: str, returned: list[Any], stack: Sequence[str]) -> None:
+    def finish(self, name: str, returned: list[BlockOutput], stack: Sequence[str]) -> None:
         """From now on block `name`, and with it the blocks before it in its stack, give `returned`."""
         returned = tree_map_only(Tensor, torch.Tensor.contiguous, returned)
         for earlier in stack[: stack.index(name) + 1]:
@@ -77,11 +81,11 @@ class BlockRunner:
             with self.replaying(number), torch.inference_mode():
                 yield self.model(**batch)
 
-    def call_of(self, name: str, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def call_of(self, name: str, number: int) -> Call:
         """The arguments with which the model calls block `name` on batch `number`."""
         block = self.model.get_submodule(name)
 
-        def stop(*args: Any, **kwargs: Any) -> Any:
+        def stop(*args: object, **kwargs: object) -> NoReturn:
             raise _Reached(args, kwargs)
 
         with self.replaying(number), _forward_replaced(block, stop), torch.inference_mode():
@@ -91,11 +95,9 @@ class BlockRunner:
                 return reached.call
         raise CalibrationError(f"the model never ran {name}: its blocks are not run in order.")
 
-    def own_call_of(self, name: str, number: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def own_call_of(self, name: str, number: int) -> Call:
         """The same with tensors of their own, which may take gradients; inference tensors do not."""
-        call: tuple[tuple[Any, ...], dict[str, Any]] = tree_map_only(
-            Tensor, torch.clone, self.call_of(name, number)
-        )
+        call: Call = tree_map_only(Tensor, torch.clone, self.call_of(name, number))
         return call
 
     @contextmanager
@@ -108,7 +110,7 @@ class BlockRunner:
             yield
 
 
-def hidden_states(returned: Any) -> Tensor:
+def hidden_states(returned: BlockOutput) -> Tensor:
     """The hidden states among what a block returns."""
     value = returned if isinstance(returned, Tensor) else returned[0]
     assert isinstance(value, Tensor)
@@ -122,7 +124,7 @@ def main_output(outputs: Any) -> Tensor:
     return value
 
 
-def _constant(value: Any, *_args: Any, **_kwargs: Any) -> Any:
+def _constant(value: BlockOutput, *_args: object, **_kwargs: object) -> BlockOutput:
     return value
 
 
@@ -154,14 +156,14 @@ class _Observer:
     def __init__(self) -> None:
         self.statistics: dict[str, Statistic] = {}
         self._followers: set[str] = set()  # linears whose input another linear has observed already
-        self._last_input: Any = None
-        self._last_statistic: Any = None
+        self._last_input: Tensor | None = None
+        self._last_statistic: Statistic | None = None
 
     def hook(self, name: str, statistic_class: type) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def observe(_module: nn.Module, args: tuple[Any, ...]) -> None:
             x = args[0]
             same_input = x is self._last_input and type(self._last_statistic) is statistic_class
-            if name not in self.statistics and same_input:
+            if name not in self.statistics and same_input and self._last_statistic is not None:
                 self._followers.add(name)
                 self.statistics[name] = self._last_statistic
             if name in self._followers:

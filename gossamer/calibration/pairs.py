@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.observe import BlockOutput, BlockRunner
 from gossamer.calibration.statistics import Moments
 from gossamer.errors import CalibrationError
 
@@ -37,7 +37,7 @@ class Seen:
     sums: dict[str, Tensor] = field(default_factory=dict)
     """What that gave."""
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    returned: Any = None
+    returned: BlockOutput | None = None
     """What the block returned, if it ran to its end."""
     num_tokens: int = 0
     """Tokens that the block was given."""
@@ -65,7 +65,7 @@ class _Additions(TorchFunctionMode):
             self.since.append(result)
         return result
 
-    def _from_before(self, other: Any) -> bool:
+    def _from_before(self, other: object) -> bool:
         return isinstance(other, Tensor) and not any(other is each for each in self.since)
 
 
@@ -84,7 +84,7 @@ def watched(
     """
     seen = Seen()
 
-    def stop(name: str, *_: Any) -> None:
+    def stop(name: str, *_: object) -> None:
         if (
             until is not None
             and (name not in until or not added)
@@ -171,13 +171,14 @@ def residual_after(runner: BlockRunner, block: str, linear: str, number: int) ->
 
 def run_dense(
     runner: BlockRunner, block: str, linears: Collection[str]
-) -> tuple[list[Any], list[Seen] | None]:
+) -> tuple[list[BlockOutput], list[Seen] | None]:
     """Return what the dense block returns for every batch, and what it showed; None if that is too much to keep."""
-    returned: list[Any] = []
+    returned: list[BlockOutput] = []
     kept: list[Seen] | None = []
     num_bytes = 0
     for number in range(len(runner.batches)):
         seen = _forward(runner, block, linears, None, number)
+        assert seen.returned is not None
         returned.append(seen.returned)
         tensors = {id(tensor): tensor for tensor in (*seen.inputs.values(), *seen.residuals.values())}
         num_bytes += sum(tensor.nbytes for tensor in tensors.values())

@@ -110,7 +110,7 @@ class Source:
         """Return a float32 copy of the module `name` as the parent has it; `model` is left as it is."""
         tied = dict(self.architecture.tied)
         original = self._originals.setdefault(name, self.model.get_submodule(name))
-        memo: dict[int, Any] = {id(self.model.config): self.model.config}
+        memo: dict[int, object] = {id(self.model.config): self.model.config}
         for local, parameter in original.named_parameters(remove_duplicate=False):
             full = f"{name}.{local}"
             if id(parameter) not in memo:

@@ -6,7 +6,7 @@ O output features, I input features.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -214,7 +214,7 @@ def share_of_zeros(weight: Tensor) -> float:
     return zeros / max(len(flat), 1)
 
 
-def describe_format(meta: dict[str, Any]) -> str:
+def describe_format(meta: Mapping[str, Any]) -> str:
     """Return a packed weight's declaration in a few words: "bitmask int4 group 64 + rank 16"."""
     if "rank" in meta:
         residual = meta.get("residual")

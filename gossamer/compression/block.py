@@ -4,12 +4,11 @@ O output features, I input features.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from gossamer.calibration.observe import hidden_states
+from gossamer.calibration.observe import BlockOutput, hidden_states
 from gossamer.calibration.pairs import run_dense
 from gossamer.compression.ends import write_dense
 from gossamer.compression.job import Job, twin
@@ -56,14 +55,14 @@ def _enter(job: Job, state: RunState, name: str) -> BlockWork:
     return BlockWork(name, state.done, layers, wanted, seen)
 
 
-def _report(job: Job, block: BlockWork, returned: list[Any]) -> BlockReport:
+def _report(job: Job, block: BlockWork, returned: list[BlockOutput]) -> BlockReport:
     error = None
     if block.wanted is not None:
         error = job.processes.mean(output_errors(returned, block.wanted))
     return BlockReport(block.name, error, tuple(block.gains))
 
 
-def output_errors(returned: list[Any], wanted: list[Any]) -> Tensor:
+def output_errors(returned: list[BlockOutput], wanted: list[BlockOutput]) -> Tensor:
     """|block(x) - wanted|^2 / |wanted|^2 of every token."""
     pairs = zip(map(hidden_states, returned), map(hidden_states, wanted), strict=True)
     return torch.cat([token_errors(*pair).flatten() for pair in pairs])

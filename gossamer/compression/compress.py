@@ -12,12 +12,12 @@ from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.untouched import untouched
 from gossamer.checkpoint.write.writer import FolderWriter, Nowhere, check_target
 from gossamer.compression.job import Request, prepare
+from gossamer.compression.keeping import load, save
+from gossamer.compression.keeping import resume as resume_run
 from gossamer.compression.loop import compress_model
 from gossamer.compression.preview import Preview, preview_of
 from gossamer.compression.record import effort, finish
 from gossamer.compression.selection import select
-from gossamer.compression.state import load, save
-from gossamer.compression.state import resume as resume_run
 from gossamer.compression.windows import with_calibration
 from gossamer.compression.work_folder import WorkFolder
 from gossamer.distributed.processes import Processes

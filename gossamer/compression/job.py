@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.observe import BlockRunner
@@ -71,7 +72,7 @@ class Job:
     time: TimeBudget
 
     @property
-    def model(self) -> Any:
+    def model(self) -> PreTrainedModel:
         """The model that is compressed; its blocks are on the meta device but for the one that is worked on."""
         return self.source.model
 
@@ -167,6 +168,6 @@ def _text(
 
 def twin(module: nn.Module) -> nn.Module:
     """A copy with parameters of its own, whose values are shared until one of the two gets others."""
-    shared: dict[int, Any] = {id(buffer): buffer for buffer in module.buffers()}
+    shared: dict[int, Tensor] = {id(buffer): buffer for buffer in module.buffers()}
     shared |= {id(each): nn.Parameter(each.data, each.requires_grad) for each in module.parameters()}
     return deepcopy(module, shared)

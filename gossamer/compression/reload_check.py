@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,5 +45,5 @@ def reload_difference(
     return difference
 
 
-def _give_back(block: nn.Module, *_: Any) -> None:
+def _give_back(block: nn.Module, *_: object) -> None:
     give_back_pages((*block.parameters(), *block.buffers()))

@@ -10,14 +10,13 @@ O output features, I input features.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.calibration.batches import model_batches
 from gossamer.calibration.gradients import Curvature, curvatures, probe_tokens
-from gossamer.calibration.observe import BlockRunner
+from gossamer.calibration.observe import BlockOutput, BlockRunner
 from gossamer.checkpoint.source import Source
 from gossamer.compression.selection import Steps, pruned_share
 from gossamer.distributed.processes import Processes
@@ -37,13 +36,16 @@ from gossamer.methods.solve.target import PruneTarget
 from gossamer.progress import Progress
 from gossamer.recipe.recipe import Step
 
+Change = Mapping[str, float | str | None]
+"""Settings of a step that a linear gets in place of the recipe's: sparsity, pattern or bits; JSON."""
+
 
 @dataclass(frozen=True)
 class Sharing:
     """What was found for the linears that share something, as far as the probe reached them."""
 
-    changes: dict[str, list[dict[str, Any]]]
-    """For each linear what each of its steps was given: sparsity, pattern or bits; JSON."""
+    changes: dict[str, list[Change]]
+    """For each linear what each of its steps was given."""
     importance_O: dict[str, Tensor]
     """What a squared error of each output costs beside the linear's others; on the CPU."""
 
@@ -135,9 +137,9 @@ class _Costs:
             gains_Om = window_gains(cost_OI, pattern.m)
             self.windows.setdefault(step, {})[name] = (gains_Om, num_inputs)
 
-    def sparsities(self) -> dict[Step, dict[str, dict[str, Any]]]:
+    def sparsities(self) -> dict[Step, dict[str, Change]]:
         """What each step's settings become for each linear, where sparsity is shared out."""
-        found: dict[Step, dict[str, dict[str, Any]]] = {}
+        found: dict[Step, dict[str, Change]] = {}
         for step, shared in self.weights.items():
             found[step] = {name: {"sparsity": share} for name, share in shared.sparsities().items()}
         for step, gains in self.windows.items():
@@ -169,7 +171,7 @@ class _Probe:
 
     def measure(self, stack: tuple[str, ...], seeds: list[int]) -> Sharing:
         what, total = "finding what each layer is worth", 2 * len(stack)
-        returned: dict[str, list[Any]] = {}
+        returned: dict[str, list[BlockOutput]] = {}
         for number, block in enumerate(stack):
             self.progress(what, number, total)
             self.enter(block)
@@ -205,7 +207,7 @@ class _Probe:
         step: Step,
         costs: Mapping[str, float],
         sizes: Mapping[str, int],
-        found: Mapping[Step, Mapping[str, dict[str, Any]]],
+        found: Mapping[Step, Mapping[str, Change]],
     ) -> dict[str, int]:
         """Share out bits over the weights that the steps before leave; pruned layers are stored in 4 or 8 of them."""
         settings = step.settings
@@ -240,6 +242,6 @@ class _Probe:
         return self.processes.total(own.weight_OI), self.processes.total(own.output_O)
 
 
-def _changed(step: Step, change: Mapping[str, Any]) -> Step:
+def _changed(step: Step, change: Change) -> Step:
     settings = step.settings.model_dump() | dict(change)
     return replace(step, settings=type(step.settings).model_validate(settings)) if change else step

@@ -7,13 +7,12 @@ stage share an input, or are experts. O output features, I input features.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from gossamer.calibration.merge import merged
-from gossamer.calibration.observe import hidden_states, observed
+from gossamer.calibration.observe import BlockOutput, hidden_states, observed
 from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_after, stages
 from gossamer.calibration.statistics import Moments, Statistic, to_collect
 from gossamer.compression.job import Job
@@ -37,7 +36,7 @@ class BlockWork:
     number: int
     layers: dict[str, LayerWork]
     """Its linears that are not packed yet, by name."""
-    wanted: list[Any] | None
+    wanted: list[BlockOutput] | None
     """What the dense block returned for each batch; None if nobody asks."""
     seen: list[Seen] | None
     """What the dense block showed of its linears; None if that was too much to keep."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gossamer.calibration.batches import position_limit
 from gossamer.checkpoint.source import Source
@@ -89,13 +90,13 @@ def _check_memory(source: Source) -> None:
         )
 
 
-def _frame(ids_NL: Tensor, tokenizer: Any) -> None:
+def _frame(ids_NL: Tensor, tokenizer: PreTrainedTokenizerBase) -> None:
     """Put the tokens that an encoder expects at both ends of every window: [CLS] ... [SEP]."""
     if tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None:
         ids_NL[:, 0], ids_NL[:, -1] = tokenizer.cls_token_id, tokenizer.sep_token_id
 
 
-def fitting_length(recipe: Recipe, model: Any, length_given: bool, notes: list[str]) -> Recipe:
+def fitting_length(recipe: Recipe, model: PreTrainedModel, length_given: bool, notes: list[str]) -> Recipe:
     """Shorten the recipe's windows to what the model has positions for; refuse if the user asked for more."""
     limit, length = position_limit(model), recipe.calibration.length
     if limit is None or length <= limit:

@@ -11,7 +11,7 @@ Shapes: N samples, L tokens in a sample, T tokens of the stream, V entries of th
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from torch import Tensor
 from gossamer.data.tokens import TokenStream, check_ids, open_windows, start_tokens
 from gossamer.errors import DataError, UsageError
 from gossamer.progress import Count
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) -> Tensor:
@@ -67,8 +70,8 @@ def fingerprint(source: str, ids: Tensor, settings: Mapping[str, object] | None 
 
 @torch.no_grad()
 def self_samples(
-    model: Any,
-    tokenizer: Any,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     num_samples: int,
     length: int,
     seed: int = 0,
@@ -125,7 +128,7 @@ def returned_cache(output: Any) -> dict[str, Any]:
     return {name: value for name, value in output.items() if name in ("cache", "past_key_values")}
 
 
-def _start_token(model: Any, tokenizer: Any) -> int:
+def _start_token(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
     for owner in (tokenizer, model.config):
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(owner, name, None)

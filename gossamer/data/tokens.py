@@ -17,7 +17,7 @@ Shapes: T tokens of the stream, N windows, L tokens in a window.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from torch import Tensor
 
 from gossamer.data.sources import Document
 from gossamer.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SEPARATOR = "\n\n"
 BATCH_CHARACTERS = 2_000_000
@@ -87,7 +90,10 @@ class Windows:
 
 
 def tokenize(
-    documents: Iterable[Document], tokenizer: Any, name: str = "text", vocabulary: int | None = None
+    documents: Iterable[Document],
+    tokenizer: "PreTrainedTokenizerBase",
+    name: str = "text",
+    vocabulary: int | None = None,
 ) -> TokenStream:
     """Tokenise `documents` once, joined by a blank line, without special tokens but those at the start.
 
@@ -120,7 +126,7 @@ def tokenize(
     return stream
 
 
-def check_ids(ids: Tensor, vocabulary: int, tokenizer: Any, name: str) -> None:
+def check_ids(ids: Tensor, vocabulary: int, tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     """Raise DataError if one of `ids` (integers of any shape) has no row in an embedding of `vocabulary` rows.
 
     `name` says where the ids come from.
@@ -137,7 +143,7 @@ def check_ids(ids: Tensor, vocabulary: int, tokenizer: Any, name: str) -> None:
     )
 
 
-def added_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def added_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the tokens that the tokenizer really puts before and behind a text, found by tokenising one."""
     for probe in PROBES:
         whole = list(tokenizer(probe)["input_ids"])
@@ -148,7 +154,7 @@ def added_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (), ()
 
 
-def start_tokens(tokenizer: Any) -> tuple[int, ...]:
+def start_tokens(tokenizer: "PreTrainedTokenizerBase") -> tuple[int, ...]:
     """Return what a causal model always sees before a text; nothing for an encoder's frame [CLS] ... [SEP]."""
     before, _behind = added_tokens(tokenizer)
     is_frame = before[:1] == (getattr(tokenizer, "cls_token_id", None),)
@@ -173,7 +179,9 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _tokenize_text(text: str, tokenizer: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _tokenize_text(
+    text: str, tokenizer: "PreTrainedTokenizerBase"
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (ids_T, bytes_T) of one text."""
     has_offsets = bool(getattr(tokenizer, "is_fast", False))
     encoded = tokenizer(

@@ -10,15 +10,12 @@ Bytes per weight at density d: 1/8 + d * bytes of a value + 2/group_size; int4 w
 0.75.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from gossamer.formats.checks import (
     FLOAT_DTYPES,
     VALUE_DTYPES,
-    Meta,
     Specs,
     check_finite,
     check_pointers,
@@ -33,6 +30,7 @@ from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, to_tiles
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
+from gossamer.kernels.declaration import Meta
 
 PADDING_BYTES = 64
 """Zeros after the last value, so that a kernel may load a whole register there."""
@@ -42,9 +40,7 @@ class BitmaskWeight(PackedWeight):
     format = "bitmask"
 
     @classmethod
-    def declare(
-        cls, shape: tuple[int, int], values: str, num_values: int, codes: Meta | None = None
-    ) -> dict[str, Any]:
+    def declare(cls, shape: tuple[int, int], values: str, num_values: int, codes: Meta | None = None) -> Meta:
         """Return the declaration of so many stored elements; `codes` are bits, group_size and symmetric."""
         meta = {"format": "bitmask", "shape": list(shape), "values": values, "num_values": num_values}
         return {**meta, **(codes or {})}

@@ -7,8 +7,6 @@ O output features, I input features, R = ceil(O/r) rows and C = ceil(I/c) column
 Bytes per weight at block density d: d * (bytes of a value + 4/(r c)), plus 4/(r I) for the row pointers.
 """
 
-from typing import Any
-
 import scipy.sparse
 import torch
 from torch import Tensor
@@ -16,7 +14,6 @@ from torch import Tensor
 from gossamer.formats.bitmask import check_mask
 from gossamer.formats.checks import (
     FLOAT_DTYPES,
-    Meta,
     Specs,
     check_finite,
     check_pointers,
@@ -32,6 +29,7 @@ from gossamer.formats.sparse import MAX_STORED, check_ascending
 from gossamer.formats.tiles import pad
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
+from gossamer.kernels.declaration import Meta
 
 
 class BlockWeight(PackedWeight):
@@ -40,7 +38,7 @@ class BlockWeight(PackedWeight):
     @classmethod
     def declare(
         cls, shape: tuple[int, int], block: tuple[int, int], num_blocks: int, dtype: torch.dtype
-    ) -> dict[str, Any]:
+    ) -> Meta:
         return {
             "format": "block",
             "shape": list(shape),

@@ -5,14 +5,14 @@ A declaration (`meta`) is the JSON-able dict that, together with the tensors, is
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from gossamer.errors import FormatError
+from gossamer.kernels.declaration import Meta
 
-Meta = Mapping[str, Any]
 Specs = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 MAX_FEATURES = 2**31 - 1

@@ -19,7 +19,6 @@ O output features, I input features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +26,6 @@ from torch import Tensor
 from gossamer.formats import dense, integer
 from gossamer.formats.bitmask import BitmaskWeight, check_mask, integer_values, strip_lengths
 from gossamer.formats.block import BlockWeight, block_mask
-from gossamer.formats.checks import Meta
 from gossamer.formats.dense import DenseWeight
 from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight, check_quantized
@@ -37,6 +35,7 @@ from gossamer.formats.packed import expected_bytes
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import to_tiles
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
+from gossamer.kernels.declaration import Meta
 
 BLOCK_SHAPES = ((64, 64), (32, 32), (16, 16), (8, 8), (4, 4), (16, 1), (1, 16))
 """Shapes that are tried, rows x columns."""
@@ -58,7 +57,7 @@ class Pattern:
 
 def forms(
     shape: tuple[int, int], dtype: torch.dtype, codes: Meta | None, pattern: Pattern | None
-) -> list[dict[str, Any]]:
+) -> list[Meta]:
     """Return the declarations that can hold such a weight.
 
     `codes`, if any, are bits, group_size and symmetric; values without codes are stored in `dtype`. No pattern: every

@@ -3,15 +3,12 @@
 O output features, I input features. Bytes per weight: 4 or 2.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from gossamer.formats.bitmask import check_mask
 from gossamer.formats.checks import (
     FLOAT_DTYPES,
-    Meta,
     Specs,
     check_finite,
     fail,
@@ -21,6 +18,7 @@ from gossamer.formats.checks import (
     require,
 )
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
+from gossamer.kernels.declaration import Meta
 
 
 class DenseWeight(PackedWeight):
@@ -29,7 +27,7 @@ class DenseWeight(PackedWeight):
     format = "dense"
 
     @classmethod
-    def declare(cls, shape: tuple[int, int], dtype: torch.dtype, *, masked: bool = False) -> dict[str, Any]:
+    def declare(cls, shape: tuple[int, int], dtype: torch.dtype, *, masked: bool = False) -> Meta:
         return {"format": "dense", "shape": list(shape), "values": dtype_name(dtype), "masked": masked}
 
     @classmethod

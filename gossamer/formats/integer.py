@@ -8,13 +8,11 @@ Bytes per weight: bits/8 + 2/group_size, and another 2/group_size when asymmetri
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gossamer.formats.checks import (
-    Meta,
     Specs,
     check_finite,
     fail,
@@ -28,6 +26,7 @@ from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, tile_scales, to_tiles
 from gossamer.formats.weight import PackedWeight
 from gossamer.kernels import reference
+from gossamer.kernels.declaration import Meta
 
 
 class IntegerWeight(PackedWeight):
@@ -38,7 +37,7 @@ class IntegerWeight(PackedWeight):
     format = "integer"
 
     @classmethod
-    def declare(cls, shape: tuple[int, int], codes: Meta, *, masked: bool = False) -> dict[str, Any]:
+    def declare(cls, shape: tuple[int, int], codes: Meta, *, masked: bool = False) -> Meta:
         """Return the declaration; `codes` are bits, group_size and symmetric."""
         return {"format": "integer", "shape": list(shape), **codes, "masked": masked}
 

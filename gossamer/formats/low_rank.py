@@ -9,7 +9,6 @@ Bytes per weight: those of the residual, and R (1/O + 1/I) * bytes of a factor's
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.block import BlockWeight
 from gossamer.formats.checks import (
     MAX_FEATURES,
-    Meta,
     Specs,
     fail,
     read_choice,
@@ -32,6 +30,7 @@ from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.nm import NmWeight
 from gossamer.formats.weight import PackedWeight
 from gossamer.kernels import reference
+from gossamer.kernels.declaration import Meta
 
 FACTOR_FORMATS: dict[str, type[PackedWeight]] = {"dense": DenseWeight, "integer": IntegerWeight}
 RESIDUAL_FORMATS: dict[str, type[PackedWeight]] = {
@@ -48,7 +47,7 @@ class LowRankWeight(PackedWeight):
     format = "low_rank"
 
     @classmethod
-    def declare(cls, left: Meta, right: Meta, residual: Meta | None) -> dict[str, Any]:
+    def declare(cls, left: Meta, right: Meta, residual: Meta | None) -> Meta:
         """Return the declaration over those of the parts."""
         (num_outputs, rank), (_, num_inputs) = left["shape"], right["shape"]
         return {
@@ -61,7 +60,7 @@ class LowRankWeight(PackedWeight):
         }
 
     @classmethod
-    def declare_factors(cls, shape: tuple[int, int], rank: int, residual: Meta | None) -> dict[str, Any]:
+    def declare_factors(cls, shape: tuple[int, int], rank: int, residual: Meta | None) -> Meta:
         """Return the declaration that `pack` would give to factors of that rank."""
         left = DenseWeight.declare((shape[0], rank), torch.float16)
         right = DenseWeight.declare((rank, shape[1]), torch.float16)

@@ -12,8 +12,6 @@ bytes. Bytes per weight: N/16 (int4), 1.5 N/16 (int8), 2.5 N/16 (16-bit floats),
 integers.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,6 @@ from gossamer.formats.bitmask import check_mask, check_signed, integer_values
 from gossamer.formats.checks import (
     FLOAT_DTYPES,
     VALUE_DTYPES,
-    Meta,
     Specs,
     check_finite,
     fail,
@@ -35,6 +32,7 @@ from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, pad
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
+from gossamer.kernels.declaration import Meta
 
 KEEP_CHOICES = (4, 8, 12)
 VALUE_CHOICES = ("int4", "int8", "float16", "bfloat16")
@@ -44,9 +42,7 @@ class NmWeight(PackedWeight):
     format = "nm"
 
     @classmethod
-    def declare(
-        cls, shape: tuple[int, int], keep: int, values: str, codes: Meta | None = None
-    ) -> dict[str, Any]:
+    def declare(cls, shape: tuple[int, int], keep: int, values: str, codes: Meta | None = None) -> Meta:
         """Return the declaration with `keep` slots per window; `codes` are bits, group_size and symmetric."""
         return {"format": "nm", "shape": list(shape), "keep": keep, "values": values, **(codes or {})}
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.block import BlockWeight
-from gossamer.formats.checks import Meta, Specs, read_choice
+from gossamer.formats.checks import Specs, read_choice
 from gossamer.formats.dense import DenseWeight
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.nm import NmWeight
 from gossamer.formats.sparse import CooWeight, CscWeight, CsrWeight
 from gossamer.formats.weight import PackedWeight
+from gossamer.kernels.declaration import Meta
 
 FORMATS: dict[str, type[PackedWeight]] = {
     "dense": DenseWeight,

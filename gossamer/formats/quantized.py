@@ -4,10 +4,11 @@ O output features, I input features, G groups of consecutive inputs that share a
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from gossamer.kernels.declaration import Meta
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Quantized:
     def symmetric(self) -> bool:
         return self.minimum_OG is None
 
-    def declaration(self) -> dict[str, Any]:
+    def declaration(self) -> Meta:
         """Return what a declaration says about codes."""
         return {"bits": self.bits, "group_size": self.group_size, "symmetric": self.symmetric}
 

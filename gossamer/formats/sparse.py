@@ -18,7 +18,6 @@ from torch import Tensor
 from gossamer.formats.bitmask import check_mask
 from gossamer.formats.checks import (
     FLOAT_DTYPES,
-    Meta,
     Specs,
     check_finite,
     check_pointers,
@@ -31,6 +30,7 @@ from gossamer.formats.checks import (
 )
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
+from gossamer.kernels.declaration import Meta
 
 MAX_STORED = 2**31 - 1
 """Stored items that 32-bit row pointers can count."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import FormatError
-from gossamer.formats.checks import Meta, Specs, check_tensors, fail
+from gossamer.formats.checks import Specs, check_tensors, fail
 from gossamer.kernels import table
+from gossamer.kernels.declaration import Meta
 from gossamer.kernels.table import ACTIVATIONS, Operator
 
 
@@ -27,7 +28,7 @@ class PackedWeight(ABC):
 
     format: ClassVar[str]
 
-    def __init__(self, meta: dict[str, Any], tensors: dict[str, Tensor]):
+    def __init__(self, meta: Meta, tensors: dict[str, Tensor]):
         self._meta = meta
         self._tensors = tensors
         self._operator: Operator | None = None

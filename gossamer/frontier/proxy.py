@@ -17,10 +17,9 @@ O output features, I input features, N windows, L tokens in a window, V entries 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gossamer.calibration.observe import BlockRunner, observed
@@ -57,8 +56,9 @@ class ProxyModel:
         """From now on look at the first windows only."""
         self.runner.batches, self.dense_NLV = self.runner.batches[:windows], self.dense_NLV[:windows]
 
-    def module(self, name: str) -> Any:
-        return self.model.get_submodule(name)
+    def module(self, name: str) -> nn.Module:
+        module: nn.Module = self.model.get_submodule(name)
+        return module
 
     def weight(self, name: str) -> Tensor:
         """The dense weight_OI of a matrix, whatever is in its place."""

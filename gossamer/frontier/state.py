@@ -35,7 +35,7 @@ class State:
         """The measurements of one section, to be looked up and added to with `put`."""
         return self.sections.setdefault(name, {})
 
-    def put(self, section: str, key: str, value: Any) -> None:
+    def put(self, section: str, key: str, value: object) -> None:
         """Keep a JSON-able measurement."""
         self.section(section)[key] = value
         if time.monotonic() - self._saved > SAVE_SECONDS:

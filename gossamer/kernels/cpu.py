@@ -6,16 +6,16 @@ passes bare addresses, which keeps its overhead near a microsecond.
 O output features, I input features, T tokens.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from gossamer.kernels.declaration import Meta, Tensors
 from gossamer.kernels.dispatch import native_module
 
-Meta = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
+if TYPE_CHECKING:
+    from gossamer.kernels import _native
 
 
 class CpuMatrix:
@@ -23,13 +23,13 @@ class CpuMatrix:
 
     __slots__ = ("_matmul", "_matrix", "num_inputs", "num_outputs")
 
-    def __init__(self, matrix: Any, shape: tuple[int, int]):
+    def __init__(self, matrix: "_native.Matrix", shape: tuple[int, int]):
         self._matrix = matrix
         self._matmul = matrix.matmul
         self.num_outputs, self.num_inputs = shape
 
     @property
-    def native(self) -> Any:
+    def native(self) -> "_native.Matrix":
         """The matrix as `gossamer.kernels._native` has it, for the engine."""
         return self._matrix
 

@@ -10,15 +10,11 @@ stored blocks. Tile order: the 64 values of (strip s, quad q) lie together; lane
 4q+j.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-Meta = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
+from gossamer.kernels.declaration import Meta, Tensors
 
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 """Code width -> widths of the bit planes it is split into, low bits first."""

@@ -14,25 +14,36 @@ O output features, I input features, T tokens.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from gossamer.errors import FormatError
 from gossamer.kernels import cpu, reference
+from gossamer.kernels.declaration import Meta, Tensors
 from gossamer.kernels.dispatch import native_available
 
 logger = logging.getLogger(__name__)
 
-Meta = Mapping[str, Any]
-Tensors = Mapping[str, Tensor]
 Operator = Callable[[Tensor, str], Tensor]
 """(x_TI contiguous float32, activations) -> y_TO float32."""
 NativeMatrix = cpu.CpuMatrix | cpu.LowRankMatrix
+K = TypeVar("K")
 
 ACTIVATIONS = ("float", "int8")
 """What a product may make of its inputs: leave them, or round them to 8 bits where weights are integers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What serves one format on one device; None where nothing does."""
+
+    matmul: Callable[[Meta, Tensors, Tensor, str], Tensor] | None = None
+    unpack: Callable[[Meta, Tensors], Tensor] | None = None
+    rows: Callable[[Meta, Tensors, Tensor], Tensor] | None = None
+    matrix: Callable[[Meta, Tensors], NativeMatrix | None] | None = None
 
 
 # ---- low rank: made of the rows of its parts ---------------------------------------------------------------
@@ -43,8 +54,7 @@ def low_rank_matmul(meta: Meta, tensors: Tensors, x_TI: Tensor, activations: str
 
     def product(name: str, x: Tensor) -> Tensor:
         part, own = reference.low_rank_part(meta, tensors, name)
-        y: Tensor = KERNELS[part["format"], "reference", "matmul"](part, own, x, activations)
-        return y
+        return _there(KERNELS[part["format"], "reference"].matmul)(part, own, x, activations)
 
     y_TO = product("left", product("right", x_TI))
     return y_TO if meta["residual"] is None else y_TO.add_(product("residual", x_TI))
@@ -77,39 +87,29 @@ def low_rank_matrix(meta: Meta, tensors: Tensors) -> cpu.LowRankMatrix | None:
 
 # ---- the table ---------------------------------------------------------------------------------------------
 
-KERNELS: dict[tuple[str, str, str], Callable[..., Any]] = {
-    ("dense", "reference", "matmul"): reference.dense_matmul,
-    ("integer", "reference", "matmul"): reference.integer_matmul,
-    ("bitmask", "reference", "matmul"): reference.bitmask_matmul,
-    ("nm", "reference", "matmul"): reference.nm_matmul,
-    ("block", "reference", "matmul"): reference.block_matmul,
-    ("coo", "reference", "matmul"): reference.sparse_matmul,
-    ("csr", "reference", "matmul"): reference.sparse_matmul,
-    ("csc", "reference", "matmul"): reference.sparse_matmul,
-    ("low_rank", "reference", "matmul"): low_rank_matmul,
+KERNELS: dict[tuple[str, str], Kernels] = {
+    ("dense", "reference"): Kernels(reference.dense_matmul, reference.dense_unpack, reference.dense_rows),
+    ("integer", "reference"): Kernels(
+        reference.integer_matmul, reference.integer_unpack, reference.integer_rows
+    ),
+    ("bitmask", "reference"): Kernels(reference.bitmask_matmul, reference.bitmask_unpack),
+    ("nm", "reference"): Kernels(reference.nm_matmul, reference.nm_unpack),
+    ("block", "reference"): Kernels(reference.block_matmul, reference.block_unpack),
+    ("coo", "reference"): Kernels(reference.sparse_matmul, reference.sparse_unpack),
+    ("csr", "reference"): Kernels(reference.sparse_matmul, reference.sparse_unpack),
+    ("csc", "reference"): Kernels(reference.sparse_matmul, reference.sparse_unpack),
+    ("low_rank", "reference"): Kernels(low_rank_matmul, low_rank_unpack),
     # torch's own products are the fast ones here
-    ("dense", "cpu", "matmul"): reference.dense_matmul,
-    ("dense", "cuda", "matmul"): reference.dense_matmul,
-    ("dense", "cpu", "matrix"): cpu.dense,
-    ("integer", "cpu", "matrix"): cpu.integer,
-    ("bitmask", "cpu", "matrix"): cpu.bitmask,
-    ("nm", "cpu", "matrix"): cpu.nm,
-    ("low_rank", "cpu", "matrix"): low_rank_matrix,
-    ("dense", "reference", "unpack"): reference.dense_unpack,
-    ("integer", "reference", "unpack"): reference.integer_unpack,
-    ("bitmask", "reference", "unpack"): reference.bitmask_unpack,
-    ("nm", "reference", "unpack"): reference.nm_unpack,
-    ("block", "reference", "unpack"): reference.block_unpack,
-    ("coo", "reference", "unpack"): reference.sparse_unpack,
-    ("csr", "reference", "unpack"): reference.sparse_unpack,
-    ("csc", "reference", "unpack"): reference.sparse_unpack,
-    ("low_rank", "reference", "unpack"): low_rank_unpack,
-    ("dense", "reference", "rows"): reference.dense_rows,
-    ("integer", "reference", "rows"): reference.integer_rows,
+    ("dense", "cpu"): Kernels(reference.dense_matmul, matrix=cpu.dense),
+    ("dense", "cuda"): Kernels(reference.dense_matmul),
+    ("integer", "cpu"): Kernels(matrix=cpu.integer),
+    ("bitmask", "cpu"): Kernels(matrix=cpu.bitmask),
+    ("nm", "cpu"): Kernels(matrix=cpu.nm),
+    ("low_rank", "cpu"): Kernels(matrix=low_rank_matrix),
 }
-"""(format, device, operation) -> function."""
+"""By format and device."""
 
-LOOKUP_FORMATS = tuple(name for name, _device, operation in KERNELS if operation == "rows")
+LOOKUP_FORMATS = tuple(name for (name, _device), kernels in KERNELS.items() if kernels.rows is not None)
 """Formats whose rows can be read one by one: an embedding must be stored in one of them."""
 
 
@@ -122,17 +122,16 @@ def product(meta: Meta, tensors: Tensors) -> Operator:
     FormatError when the native kernels refuse the tensors.
     """
     device = _device(tensors)
-    matmul = KERNELS.get((meta["format"], device, "matmul"))
+    matmul = KERNELS.get((meta["format"], device), Kernels()).matmul
     if matmul is None and device == "cpu" and (made := matrix(meta, tensors)) is not None:
         return made.matmul
     if matmul is None:
-        matmul = KERNELS[meta["format"], "reference", "matmul"]
+        matmul = _there(KERNELS[meta["format"], "reference"].matmul)
         if device != "cpu" or native_available():  # where it is missing, dispatch.py has said so
             say_once(f"no kernel on {device} for {describe(meta)}; the reference in plain torch takes over")
 
     def operator(x_TI: Tensor, activations: str) -> Tensor:
-        y_TO: Tensor = matmul(meta, tensors, x_TI, activations)
-        return y_TO
+        return matmul(meta, tensors, x_TI, activations)
 
     return operator
 
@@ -143,26 +142,29 @@ def matrix(meta: Meta, tensors: Tensors) -> NativeMatrix | None:
     None without native kernels, on another device than the CPU, or for a kind that has none. FormatError when they
     refuse the tensors.
     """
-    make = KERNELS.get((meta["format"], "cpu", "matrix"))
+    make = KERNELS.get((meta["format"], "cpu"), Kernels()).matrix
     if make is None or not native_available() or _device(tensors) != "cpu":
         return None
     try:
-        made: NativeMatrix | None = make(meta, tensors)
+        return make(meta, tensors)
     except ValueError as error:
         raise FormatError(f"{describe(meta)}: the native kernels refuse it: {error}") from error
-    return made
 
 
 def unpack(meta: Meta, tensors: Tensors) -> Tensor:
     """Return weight_OI in float32, on the device of the tensors."""
-    weight_OI: Tensor = KERNELS[meta["format"], "reference", "unpack"](meta, tensors)
-    return weight_OI
+    return _there(KERNELS[meta["format"], "reference"].unpack)(meta, tensors)
 
 
 def rows(meta: Meta, tensors: Tensors, rows: Tensor) -> Tensor:
     """Return the chosen rows [*rows.shape, I] in float32, 0 <= row < O, of one of LOOKUP_FORMATS."""
-    values: Tensor = KERNELS[meta["format"], "reference", "rows"](meta, tensors, rows)
-    return values
+    return _there(KERNELS[meta["format"], "reference"].rows)(meta, tensors, rows)
+
+
+def _there(kernel: K | None) -> K:
+    """A kernel that the table is known to have (tests/kernels/test_table.py)."""
+    assert kernel is not None
+    return kernel
 
 
 def describe(meta: Meta) -> str:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from gossamer.errors import FormatError
 from gossamer.formats.weight import PackedWeight
 from gossamer.kernels import table
+from gossamer.kernels.declaration import Meta
 from gossamer.kernels.table import LOOKUP_FORMATS
-from gossamer.layers.packed_module import Meta, PackedModule
+from gossamer.layers.packed_module import PackedModule
 
 
 class PackedEmbedding(PackedModule):

@@ -13,8 +13,9 @@ from torch.nn import functional
 
 from gossamer.errors import FormatError
 from gossamer.formats.weight import PackedWeight
+from gossamer.kernels.declaration import Meta
 from gossamer.kernels.table import ACTIVATIONS, Operator
-from gossamer.layers.packed_module import Meta, PackedModule
+from gossamer.layers.packed_module import PackedModule
 
 
 class SparseLinear(PackedModule):

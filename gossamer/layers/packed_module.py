@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from gossamer.formats.packed import empty_tensors, from_tensors, tensor_specs
 from gossamer.formats.weight import PackedWeight
+from gossamer.kernels.declaration import Meta
 from gossamer.kernels.table import Operator, product
 from gossamer.layers.weight_view import WeightView
-
-Meta = dict[str, Any]
 
 
 class PackedModule(nn.Module):

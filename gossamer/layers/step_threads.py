@@ -6,8 +6,6 @@ threads and 14 ms with torch at one (docs/log.md). So a forward pass over at mos
 torch's part, which is small then, on one thread, and puts the number back afterwards.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -19,14 +17,16 @@ def quiet_steps(model: nn.Module) -> None:
     """Let short forward passes of `model` run torch on one thread."""
     saved: list[int] = []
 
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before(_module: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         short = isinstance(ids, Tensor) and ids.numel() <= STEP_TOKENS
         saved.append(torch.get_num_threads() if short else 0)
         if short:
             torch.set_num_threads(1)
 
-    def after(_module: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any], _output: Any) -> None:
+    def after(
+        _module: nn.Module, _args: tuple[object, ...], _kwargs: dict[str, object], _output: object
+    ) -> None:
         threads = saved.pop() if saved else 0  # empty: another hook failed before ours
         if threads:
             torch.set_num_threads(threads)

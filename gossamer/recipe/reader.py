@@ -3,18 +3,23 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from gossamer.errors import RecipeError
+from gossamer.methods.solve.target import PruneTarget
 from gossamer.recipe.recipe import Calibration, Recipe, Step
 from gossamer.recipe.table import METHODS, Method
 
 RECIPE_FOLDER = Path(__file__).parent / "shipped"
 FORMER_KEYS = {"aim": "align"}
 """Keys of `calibration` as recipes of version 0.1 had them."""
+
+Place = tuple[str | int, ...]
+"""Keys and indices that lead to a value."""
+M = TypeVar("M", bound=BaseModel)
 
 
 def shipped_recipes() -> dict[str, Recipe]:
@@ -62,7 +67,7 @@ class _Reader:
 
     def __init__(self, text: str, where: str) -> None:
         self.where = where
-        self.lines: dict[tuple[Any, ...], int] = {}
+        self.lines: dict[Place, int] = {}
         self.num_nodes = 0
         try:
             node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -85,7 +90,7 @@ class _Reader:
             description=str(self.data.get("description") or "").strip(),
         )
 
-    def _step(self, data: Any, index: int) -> Step:
+    def _step(self, data: object, index: int) -> Step:
         place = ("steps", index)
         if not isinstance(data, dict):
             raise self._error(
@@ -108,12 +113,13 @@ class _Reader:
         return Step(layers, name, self._model(method.settings, fields, place), by_glob)
 
     def _sparsity_table(
-        self, method: Method, fields: dict[str, Any], place: tuple[Any, ...]
+        self, method: Method, fields: dict[str, Any], place: Place
     ) -> tuple[tuple[str, float], ...]:
         """The sparsity that each glob is given, in the order of the recipe."""
         rows = []
         for glob, value in fields["sparsity"].items():
             settings = self._model(method.settings, {**fields, "sparsity": value}, (*place, glob))
+            assert isinstance(settings, PruneTarget)  # it has the key
             if settings.sparsity is None:
                 raise self._error((*place, glob), f"`sparsity` of '{glob}' has no value")
             rows.append((glob, settings.sparsity))
@@ -121,10 +127,10 @@ class _Reader:
             raise self._error(place, "`sparsity` is an empty table: give a number, or globs with numbers")
         return tuple(rows)
 
-    def _globs(self, value: Any, place: tuple[Any, ...]) -> tuple[str, ...]:
+    def _globs(self, value: object, place: Place) -> tuple[str, ...]:
         values = [value] if isinstance(value, str) else value
         whole = isinstance(values, list) and all(isinstance(glob, str) and glob for glob in values)
-        if not whole or (not values and place != ("skip",)):
+        if not isinstance(values, list) or not whole or (not values and place != ("skip",)):
             raise self._error(place, f"expected a glob such as '*.mlp.*' or a list of them, got {value!r}")
         return tuple(values)
 
@@ -138,13 +144,13 @@ class _Reader:
         self._check_keys(value, Calibration.model_fields, (key,))
         return value
 
-    def _check_keys(self, data: dict[str, Any], known: Iterable[str], place: tuple[Any, ...]) -> None:
+    def _check_keys(self, data: dict[str, Any], known: Iterable[str], place: Place) -> None:
         for key in data:
             if key not in known:
                 hint = _nearest(str(key), known)
                 raise self._error((*place, key), f"unknown key '{key}'.{hint} Known keys: {', '.join(known)}")
 
-    def _model(self, model: type[BaseModel], data: dict[str, Any], place: tuple[Any, ...]) -> Any:
+    def _model(self, model: type[M], data: dict[str, Any], place: Place) -> M:
         try:
             return model(**data)
         except ValidationError as error:
@@ -158,15 +164,16 @@ class _Reader:
         except RecipeError as error:
             raise self._error(place, str(error)) from error
 
-    def _error(self, place: tuple[Any, ...], message: str) -> RecipeError:
+    def _error(self, place: Place, message: str) -> RecipeError:
         known = place
         while known and known not in self.lines:
             known = known[:-1]
         line = self.lines.get(known, 1)
-        step = f", step {place[1] + 1}" if place[:1] == ("steps",) and len(place) > 1 else ""
+        index = place[1] if place[:1] == ("steps",) and len(place) > 1 else None
+        step = f", step {index + 1}" if isinstance(index, int) else ""
         return RecipeError(f"{self.where}, line {line}{step}: {message.rstrip('.')}.")
 
-    def _value(self, node: yaml.Node, place: tuple[Any, ...], depth: int) -> Any:
+    def _value(self, node: yaml.Node, place: Place, depth: int) -> Any:
         self.num_nodes += 1
         if depth > 20 or self.num_nodes > 10_000:
             raise RecipeError(f"{self.where}, line {node.start_mark.line + 1}: too large for a recipe.")

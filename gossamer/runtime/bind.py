@@ -1,21 +1,24 @@
 """A plan and the weights that it names -> the plan that native code runs."""
 
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from torch import Tensor
 
 from gossamer.errors import CheckpointError, RunError
 from gossamer.kernels.cpu import LowRankMatrix
 from gossamer.kernels.dispatch import native_module
-from gossamer.runtime.plan import HIDDEN, AddNorm, Attention, Embed, Head, Linear, Linears, Norm, Plan
+from gossamer.runtime.plan import HIDDEN, AddNorm, Attention, Embed, Head, Linear, Linears, Norm, Op, Plan
 from gossamer.runtime.weights import Weights
 
+if TYPE_CHECKING:
+    from gossamer.kernels import _native
+
 NormArguments = tuple[Tensor, Tensor | None, float, bool]
-Product = tuple[Any, Tensor | None, int]
+Product: TypeAlias = "tuple[_native.Matrix, Tensor | None, int]"
 """Native matrix, bias, buffer for the result."""
 
 
-def bind(plan: Plan, weights: Weights) -> Any:
+def bind(plan: Plan, weights: Weights) -> "_native.Plan":
     """Return a `gossamer.kernels._native.Plan` over the weights.
 
     Raises CheckpointError when a weight is missing or does not fit, RunError without native kernels.
@@ -35,7 +38,7 @@ def bind(plan: Plan, weights: Weights) -> Any:
 
 
 class _Binder:
-    def __init__(self, plan: Plan, weights: Weights, native: Any):
+    def __init__(self, plan: Plan, weights: Weights, native: "_native.Plan"):
         self.plan = plan
         self.weights = weights
         self.native = native
@@ -45,7 +48,7 @@ class _Binder:
             for name, rotary in plan.rotaries.items()
         }
 
-    def add(self, op: Any) -> None:
+    def add(self, op: Op) -> None:
         match op:
             case Embed():
                 positions = None if op.positions is None else self.weights.matrix(op.positions)
@@ -112,9 +115,15 @@ class _Binder:
         bias = None if norm.bias is None else self.weights.vector(norm.bias)
         return self.weights.vector(norm.weight, norm.offset), bias, norm.epsilon, norm.centred
 
+    def part(self, place: tuple[str, int]) -> tuple[int, int]:
+        """A buffer, and where in each of its rows something begins."""
+        return self.buffers[place[0]], place[1]
+
     def attention(self, op: Attention) -> None:
         self.native.attention(
-            *((self.buffers[name], offset) for name, offset in (op.query, op.key, op.value)),
+            self.part(op.query),
+            self.part(op.key),
+            self.part(op.value),
             self.buffers[op.output],
             op.heads,
             op.key_heads,

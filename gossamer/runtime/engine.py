@@ -6,9 +6,9 @@ T tokens, V entries of the vocabulary.
 """
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,12 @@ from gossamer.runtime.memory import available_bytes
 from gossamer.runtime.scheduler import Scheduler
 from gossamer.runtime.sequence import Event, Request, Sampling
 from gossamer.runtime.weights import Weights, open_weights
+
+if TYPE_CHECKING:
+    from gossamer.kernels import _native
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BLOCK_TOKENS = 32
 """Tokens in a block of the cache."""
@@ -77,7 +83,7 @@ class Engine:
         native = native_module()
         assert native is not None
         try:
-            self._native = native.Engine(
+            self._native: _native.Engine = native.Engine(
                 bound,
                 threads or num_threads(),
                 activations == "int8",
@@ -228,8 +234,8 @@ class Engine:
             )
         return tokens.to(torch.int32).contiguous()
 
-    def _run(self, call: Any, *arguments: Any) -> Any:
+    def _run(self, call: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
         try:
-            return call(*arguments)
+            return call(*arguments, **named)
         except RuntimeError as error:
             raise RunError(f"{self.where}: {error}.") from error

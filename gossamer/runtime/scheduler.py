@@ -1,11 +1,14 @@
 """Which sequences go into the next step of the engine, and what becomes of the tokens that it writes."""
 
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from gossamer.runtime.sequence import Event, Request, common_prefix
+
+if TYPE_CHECKING:
+    from gossamer.kernels import _native
 
 Feed = tuple[int, Tensor, bool]
 """(sequence, tokens to read, whether a token is to be sampled behind them); no tokens: the last one written."""
@@ -14,7 +17,7 @@ Feed = tuple[int, Tensor, bool]
 class Scheduler:
     """Sequences that run, and prompts that wait for room in the cache."""
 
-    def __init__(self, native: Any, step_tokens: int, block_tokens: int):
+    def __init__(self, native: "_native.Engine", step_tokens: int, block_tokens: int):
         """`native`: the engine that holds the sequences; `step_tokens`: rows of the largest step."""
         self._native = native
         self._step_tokens = step_tokens

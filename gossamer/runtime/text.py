@@ -10,9 +10,12 @@ later token can change it. What can:
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gossamer.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 UNFINISHED = "\ufffd"
 BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
@@ -24,7 +27,12 @@ TIDY_REACH = 32
 
 
 def encode(
-    tokenizer: Any, prompt: str, *, raw: bool = False, add_start: bool = False, where: str = "the model"
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    *,
+    raw: bool = False,
+    add_start: bool = False,
+    where: str = "the model",
 ) -> list[int]:
     """Return the tokens of a prompt; with a chat template the prompt is a user's message.
 
@@ -50,7 +58,7 @@ def encode(
     return ids
 
 
-def _templated(tokenizer: Any, prompt: str, where: str) -> str:
+def _templated(tokenizer: "PreTrainedTokenizerBase", prompt: str, where: str) -> str:
     """The prompt as a message in the model's template: as text, or as a list of parts where only that is shown."""
     failures: list[Exception] = []
     for make in (str, lambda text: [{"type": "text", "text": text}]):
@@ -73,7 +81,7 @@ def _templated(tokenizer: Any, prompt: str, where: str) -> str:
     )
 
 
-def _render(tokenizer: Any, content: Any) -> str:
+def _render(tokenizer: "PreTrainedTokenizerBase", content: Any) -> str:
     message = {"role": "user", "content": content}
     rendered: str = tokenizer.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
     return rendered
@@ -83,7 +91,7 @@ def _render(tokenizer: Any, content: Any) -> str:
 
 
 def stream(
-    tokenizer: Any,
+    tokenizer: "PreTrainedTokenizerBase",
     tokens: Iterator[int],
     stops: frozenset[int] = frozenset(),
     stop_strings: Sequence[str] = (),
@@ -123,7 +131,7 @@ def _until_text(pieces: Iterator[str], stops: Sequence[str]) -> Iterator[str]:
         yield tail
 
 
-def _decoded(tokenizer: Any, tokens: Iterator[int]) -> Iterator[str]:
+def _decoded(tokenizer: "PreTrainedTokenizerBase", tokens: Iterator[int]) -> Iterator[str]:
     """Yield what is certain of the text."""
 
     def decode(ids: list[int]) -> str:
@@ -175,7 +183,7 @@ def _slowly(decode: Callable[[list[int]], str], tokens: Iterator[int]) -> Iterat
         yield text[shown:]
 
 
-def _tidies(tokenizer: Any) -> bool:
+def _tidies(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether `decode` tidies spaces: if the tokenizer says so and is no BPE, or is to be tidied even so."""
     if not tokenizer.clean_up_tokenization_spaces:
         return False

@@ -86,7 +86,7 @@ class TorchEngine:
             **self._ids,
         )
 
-    def _refuse_broken_logits(self, _model: Any, _inputs: Any, outputs: Any) -> None:
+    def _refuse_broken_logits(self, _model: object, _inputs: object, outputs: object) -> None:
         logits = getattr(outputs, "logits", None)
         if logits is not None and not bool(torch.isfinite(logits[:, -1]).all()):
             raise RunError(

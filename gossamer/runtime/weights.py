@@ -1,9 +1,9 @@
 """The weights of a model for the engine: mapped from the files, nothing repacked, all of it checked before it runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -20,6 +20,10 @@ from gossamer.formats.dense import DenseWeight
 from gossamer.formats.packed import from_tensors, tensor_specs
 from gossamer.kernels import table
 from gossamer.kernels.cpu import CpuMatrix, LowRankMatrix
+from gossamer.kernels.declaration import Meta
+
+if TYPE_CHECKING:
+    from gossamer.kernels import _native
 
 OURS = "gossamer"
 """`quant_method` of the folders that Gossamer wrote."""
@@ -34,8 +38,8 @@ class Weights:
         where: str,
         config: PretrainedConfig,
         read: Callable[[str], Tensor],
-        names: Mapping[str, Any],
-        packed: Mapping[str, dict[str, Any]],
+        names: Collection[str],
+        packed: Mapping[str, Meta],
         tied: Mapping[str, str],
     ):
         self.where = where
@@ -44,13 +48,13 @@ class Weights:
         self._names = names
         self._packed = packed
         self._tied = tied
-        self._matrices: dict[tuple[str, bool], Any] = {}
+        self._matrices: dict[tuple[str, bool], _native.Matrix] = {}
 
     def has(self, module: str) -> bool:
         """Whether the module has a weight of its own, packed or dense, or shares one by declaration."""
         return module in self._tied or module in self._packed or self._stored(f"{module}.weight") is not None
 
-    def matrix(self, module: str, transposed: bool = False) -> Any:
+    def matrix(self, module: str, transposed: bool = False) -> "_native.Matrix":
         """Return the native matrix of a module; the same object at each call.
 
         `transposed`: a dense weight is stored [inputs, outputs]. CheckpointError: it is missing or contradicts its
@@ -106,7 +110,7 @@ class Weights:
             raise CheckpointError(f"{self.where}: expected the tensor {name}, the files have none such.")
         return self._read(known)
 
-    def _dense(self, module: str, transposed: bool) -> Any:
+    def _dense(self, module: str, transposed: bool) -> "_native.Matrix":
         weight_OI = self._tensor(f"{module}.weight").detach()
         if weight_OI.ndim != 2 or weight_OI.dtype not in FLOATS:
             raise CheckpointError(
@@ -115,7 +119,7 @@ class Weights:
             )
         return _native_dense((weight_OI.T if transposed else weight_OI).contiguous())
 
-    def _from_packed(self, module: str, meta: dict[str, Any]) -> Any:
+    def _from_packed(self, module: str, meta: Meta) -> "_native.Matrix":
         tensors = self._tensors_of(module, meta)
         made = table.matrix(meta, tensors)
         if isinstance(made, CpuMatrix):
@@ -126,14 +130,14 @@ class Weights:
         )
         return _native_dense(packed.unpack().contiguous())
 
-    def _tensors_of(self, module: str, meta: dict[str, Any]) -> dict[str, Tensor]:
+    def _tensors_of(self, module: str, meta: Meta) -> dict[str, Tensor]:
         specs = tensor_specs(meta)
         tensors = {name: self._tensor(f"{module}.{name}") for name in specs}
         check_tensors(meta["format"], specs, tensors)
         return tensors
 
 
-def _native_dense(weight_OI: Tensor) -> Any:
+def _native_dense(weight_OI: Tensor) -> "_native.Matrix":
     """Return the native matrix over contiguous floats; RunError without native kernels."""
     made = table.matrix(
         DenseWeight.declare((weight_OI.shape[0], weight_OI.shape[1]), weight_OI.dtype), {"weight": weight_OI}

@@ -43,7 +43,7 @@ def test_int8_products_use_rounded_inputs(name: str) -> None:
     packed = EXAMPLES[name]
     x = torch.randn(4, packed.shape[1], generator=torch.Generator().manual_seed(3))
     block = 32 if packed.meta()["group_size"] == 32 else 64
-    got = KERNELS[packed.format, "reference", "matmul"](packed.meta(), packed.tensors(), x, "int8")
+    got = KERNELS[packed.format, "reference"].matmul(packed.meta(), packed.tensors(), x, "int8")
     expected = reference.round_activations(x, block).double() @ packed.unpack().double().T
     assert torch.allclose(got.double(), expected, rtol=1e-4, atol=1e-3)
 
@@ -54,7 +54,7 @@ def test_int8_products_use_rounded_inputs(name: str) -> None:
 def test_float_values_never_round_their_inputs(name: str) -> None:
     packed = EXAMPLES[name]
     x = torch.randn(4, packed.shape[1], generator=torch.Generator().manual_seed(3))
-    matmul = KERNELS[packed.format, "reference", "matmul"]
+    matmul = KERNELS[packed.format, "reference"].matmul
     assert torch.equal(
         matmul(packed.meta(), packed.tensors(), x, "int8"),
         matmul(packed.meta(), packed.tensors(), x, "float"),

@@ -21,6 +21,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from gossamer.checkpoint.manifest import FORMAT_VERSION
 from gossamer.checkpoint.matrix import matrix_of
 from gossamer.errors import CheckpointError
+from gossamer.kernels.declaration import Meta
 from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
 from gossamer.layers.replace import replace_module
@@ -52,7 +53,7 @@ class GossamerConfig(QuantizationConfigMixin):
         modules: dict[str, dict[str, Any]] | None = None,
         tied: dict[str, str] | None = None,
         format_version: int = FORMAT_VERSION,
-        **_ignored: Any,
+        **_ignored: object,
     ) -> None:
         if format_version != FORMAT_VERSION:
             raise CheckpointError(
@@ -75,7 +76,9 @@ class GossamerQuantizer(HfQuantizer):
 
     requires_calibration = False
 
-    def _process_model_before_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> PreTrainedModel:
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, **_kwargs: object
+    ) -> PreTrainedModel:
         config = self.quantization_config
         self.packed_names: set[str] = set()
         for declared, meta in config.modules.items():
@@ -98,7 +101,9 @@ class GossamerQuantizer(HfQuantizer):
         }
         return model
 
-    def _process_model_after_weight_loading(self, model: PreTrainedModel, **_kwargs: Any) -> PreTrainedModel:
+    def _process_model_after_weight_loading(
+        self, model: PreTrainedModel, **_kwargs: object
+    ) -> PreTrainedModel:
         for name, embedding in self._tied_modules(model):
             if isinstance(model.get_submodule(name), nn.Identity):
                 replace_module(model, name, embedding)
@@ -117,7 +122,7 @@ class GossamerQuantizer(HfQuantizer):
                     )
                 yield name, embedding
 
-    def get_new_dtype(self, converter: Any, param: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+    def get_new_dtype(self, converter: Any, param: object, dtype: torch.dtype | None) -> torch.dtype | None:
         """Packed tensors keep the type that they are stored in, whatever transformers wants for a model's weights."""
         name = converter.target_patterns[0] if converter.target_patterns else ""
         if name.rpartition(".")[0] in self.packed_names:
@@ -151,7 +156,7 @@ def _name_in(model: PreTrainedModel, declared: str) -> str | None:
     return None
 
 
-def _packed_module(dense: nn.Module, name: str, meta: dict[str, Any]) -> nn.Module:
+def _packed_module(dense: nn.Module, name: str, meta: Meta) -> nn.Module:
     if isinstance(dense, nn.Embedding):
         return PackedEmbedding.from_meta(meta, like=dense, device="meta")
     linear = matrix_of(name, dense)

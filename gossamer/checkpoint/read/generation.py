@@ -58,7 +58,7 @@ def _written(config: Mapping[str, Any], name: str) -> Any:
     return next((part[name] for part in parts if part.get(name) is not None), None)
 
 
-def token_ids(value: Any, where: str) -> list[int]:
+def token_ids(value: object, where: str) -> list[int]:
     """Return a token id, a list of them or None as a list; CheckpointError for anything else."""
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(type(each) is int and 0 <= each < 2**31 for each in ids):

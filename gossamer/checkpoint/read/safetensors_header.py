@@ -82,7 +82,7 @@ def _parse(path: Path, header: bytes) -> dict[str, Any]:
     return entries
 
 
-def _entry(path: Path, name: str, entry: Any) -> StoredTensor:
+def _entry(path: Path, name: str, entry: object) -> StoredTensor:
     expected = 'an entry {"dtype", "shape", "data_offsets"} of one type, whole numbers and two offsets'
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _broken(path, expected, f"{entry!r:.120}", name)
@@ -101,7 +101,7 @@ def _entry(path: Path, name: str, entry: Any) -> StoredTensor:
     return StoredTensor(dtype, tuple(shape), begin, end)
 
 
-def _whole_numbers(values: Any) -> bool:
+def _whole_numbers(values: object) -> bool:
     return isinstance(values, list) and all(type(v) is int and 0 <= v < 2**63 for v in values)
 
 

@@ -54,29 +54,8 @@ def export(
         raise UsageError(
             f"{model}: expected a folder with low-rank parts, got one without. Use the format dense."
         )
-    loaded = source.model if source.kind == "gossamer" else source.load_dense(DTYPES[dtype])
-    tied = {copy for copy, _original in source.architecture.tied}
     with FolderWriter(out, overwrite) as writer:
-        held: set[str] = set()
-        factors: dict[str, Factors] = {}
-        for name, module in loaded.named_modules(
-            remove_duplicate=False
-        ):  # T5 has one embedding under three names
-            if not isinstance(module, PackedModule) or module.meta is None:
-                continue
-            held |= {f"{name}.{key}" for key in module.packed_tensors()}
-            if f"{name}.weight" in tied:
-                continue
-            packed = module.packed
-            weight_OI = packed.unpack()
-            if format == "peft" and isinstance(packed, LowRankWeight):
-                factors[name], residual = packed.factors(), packed.residual
-                weight_OI = torch.zeros_like(weight_OI) if residual is None else residual.unpack()
-            values = source.architecture.matrix(name).as_stored(weight_OI)
-            writer.add({f"{name}.weight": _as_dtype(name, values, dtype)})
-        for name, tensor in loaded.state_dict().items():
-            if name not in held and name not in tied and name not in writer.tensor_bytes:
-                writer.add({name: _as_dtype(name, tensor, dtype) if tensor.is_floating_point() else tensor})
+        factors = _write_weights(source, writer, dtype, apart=format == "peft")
         with disk_errors(writer.out):
             copy_side_files(source, writer.folder)
             if factors:
@@ -89,6 +68,31 @@ def export(
         return writer.commit()
 
 
+def _write_weights(source: Source, writer: FolderWriter, dtype: str, apart: bool) -> dict[str, Factors]:
+    """Write every tensor dense; return the low-rank parts by module, which are left out of the weights if `apart`."""
+    loaded = source.model if source.kind == "gossamer" else source.load_dense(DTYPES[dtype])
+    tied = {copy for copy, _original in source.architecture.tied}
+    held: set[str] = set()
+    factors: dict[str, Factors] = {}
+    for name, module in loaded.named_modules(remove_duplicate=False):  # T5: one embedding, three names
+        if not isinstance(module, PackedModule) or module.meta is None:
+            continue
+        held |= {f"{name}.{key}" for key in module.packed_tensors()}
+        if f"{name}.weight" in tied:
+            continue
+        packed = module.packed
+        weight_OI = packed.unpack()
+        if apart and isinstance(packed, LowRankWeight):
+            factors[name], residual = packed.factors(), packed.residual
+            weight_OI = torch.zeros_like(weight_OI) if residual is None else residual.unpack()
+        values = source.architecture.matrix(name).as_stored(weight_OI)
+        writer.add({f"{name}.weight": _as_dtype(name, values, dtype)})
+    for name, tensor in loaded.state_dict().items():
+        if name not in held and name not in tied and name not in writer.tensor_bytes:
+            writer.add({name: _as_dtype(name, tensor, dtype) if tensor.is_floating_point() else tensor})
+    return factors
+
+
 def dense_config(source: Source, dtype: str) -> dict[str, Any]:
     """Return the config.json of a dense model whose weights are stored in `dtype`."""
     config = source.config.to_dict()
@@ -98,7 +102,7 @@ def dense_config(source: Source, dtype: str) -> dict[str, Any]:
     return dict(json.loads(json.dumps(config, default=str)))
 
 
-def _has_low_rank(declared: Any) -> bool:
+def _has_low_rank(declared: object) -> bool:
     modules = declared.get("modules", {}) if isinstance(declared, dict) else {}
     return any(meta.get("format") == LowRankWeight.format for meta in modules.values())
 

@@ -46,7 +46,7 @@ def checksums(file: Path) -> dict[str, int]:
         }
 
 
-def checksum(chunks: Iterable[Any]) -> int:
+def checksum(chunks: Iterable[bytes | memoryview]) -> int:
     """CRC-32 of bytes that come in pieces."""
     value = 0
     for chunk in chunks:

@@ -110,7 +110,7 @@ class FolderWriter:
         if self._pending_bytes >= SHARD_BYTES:
             self._flush()
 
-    def add_json(self, name: str, value: Any) -> None:
+    def add_json(self, name: str, value: object) -> None:
         with disk_errors(self.out):
             write_json(self.folder / name, value)
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from gossamer.data.samples import returned_cache
 from gossamer.errors import RunError, UsageError
@@ -34,7 +34,7 @@ class Round:
 class OwnRounds(Protocol):
     """A model that does not run through calls of transformers, and so runs its rounds itself."""
 
-    config: Any
+    config: PretrainedConfig
     """With `get_text_config()`, as configurations of transformers have it."""
     kind: str
     weight_bytes_per_token: int

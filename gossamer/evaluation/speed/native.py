@@ -4,9 +4,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer.evaluation.speed.decode import DECODER, Round
 from gossamer.runtime.engine import Engine
@@ -31,7 +31,7 @@ class NativeModel:
     def eval(self) -> Self:
         return self
 
-    def named_modules(self) -> Iterator[tuple[str, Any]]:
+    def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """There are none to look at."""
         return iter(())
 

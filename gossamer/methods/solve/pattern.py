@@ -13,7 +13,7 @@ Cost: one partial sort (numpy's introselect) of the scores.
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -202,7 +202,7 @@ def parse_pattern(text: str) -> Pattern:
     )
 
 
-def _validate(value: Any) -> Pattern:
+def _validate(value: object) -> Pattern:
     if isinstance(value, Pattern):
         return value
     try:

@@ -4,12 +4,12 @@ The family files say where they differ.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from transformers import PretrainedConfig
 
 from gossamer.runtime.plan import (
     HIDDEN,
-    Activation,
     AddNorm,
     Attention,
     Embed,
@@ -25,59 +25,73 @@ from gossamer.runtime.plan import (
 )
 
 
-def decoder_plan(
-    config: PretrainedConfig,
-    rotaries: dict[str, Rotary],
-    *,
-    activation: str,
-    head_norms: bool = False,
-    norms_after: bool = False,
-    norm_offset: float = 0.0,
-    embedding_scale: float = 1.0,
-    attention_scale: float | None = None,
-    window: Callable[[int], int] = lambda _layer: 0,
-    rotary: Callable[[int], str] = lambda _layer: "rotary",
-) -> Plan:
-    """Return the plan of a decoder that is built like Llama.
+@dataclass(frozen=True)
+class Decoder:
+    """How a decoder that is built like Llama is built; the defaults are Llama's."""
 
-    Args:
-        config: the model's. rotaries: by name. activation: of the MLP, transformers' name.
-        head_norms: query and key heads are normed before they are rotated.
-        norms_after: what attention and MLP add is normed too (sandwich).
-        norm_offset: added to the weights of all norms.
-        attention_scale: of the scores; default: head_dim ** -0.5.
-        window, rotary: layer -> positions that a token sees (0: all), name of the rotary.
-    """
-    heads, size = config.num_attention_heads, head_dim_of(config)
-    key_heads = getattr(config, "num_key_value_heads", None) or heads
-    buffers = {
-        "query": heads * size,
-        "key": key_heads * size,
-        "value": key_heads * size,
-        "attention": heads * size,
-        "added": config.hidden_size,
-        "gate": config.intermediate_size,
-        "up": config.intermediate_size,
-        "inner": config.intermediate_size,
-    }
-    gate = activation_of(activation)
+    config: PretrainedConfig
+    rotaries: dict[str, Rotary]
+    """By name."""
+    activation: str
+    """Of the MLP, transformers' name."""
+    head_norms: bool = False
+    """Query and key heads are normed before they are rotated."""
+    norms_after: bool = False
+    """What attention and MLP add is normed too (sandwich)."""
+    norm_offset: float = 0.0
+    """Added to the weights of all norms."""
+    embedding_scale: float = 1.0
+    attention_scale: float | None = None
+    """Of the scores; None: head_dim ** -0.5."""
+    window: Callable[[int], int] = lambda _layer: 0
+    """Layer -> positions that a token sees (0: all)."""
+    rotary: Callable[[int], str] = lambda _layer: "rotary"
+    """Layer -> name of its rotary."""
 
-    def norm(name: str) -> Norm:
-        return Norm(weight=f"{name}.weight", epsilon=config.rms_norm_eps, offset=norm_offset)
+    def plan(self) -> Plan:
+        """Return its plan for the engine."""
+        config = self.config
+        ops: list[Op] = [Embed(table="model.embed_tokens", scale=self.embedding_scale)]
+        for layer in range(config.num_hidden_layers):
+            block = f"model.layers.{layer}"
+            ops += [*self._attention(block, layer), *self._mlp(block)]
+        tied = "model.embed_tokens" if config.tie_word_embeddings else None
+        ops.append(Head(module="lm_head", norm=self._norm("model.norm"), tied_to=tied))
+        return Plan(
+            hidden_size=config.hidden_size,
+            vocabulary_size=config.vocab_size,
+            max_positions=config.max_position_embeddings,
+            buffers=self._buffers(),
+            rotaries=self.rotaries,
+            ops=tuple(ops),
+        )
 
-    ops: list[Op] = [Embed(table="model.embed_tokens", scale=embedding_scale)]
-    for layer in range(config.num_hidden_layers):
-        block = f"model.layers.{layer}"
+    @property
+    def _heads(self) -> tuple[int, int, int]:
+        """Query heads, key heads, and the size of each."""
+        heads = self.config.num_attention_heads
+        return heads, getattr(self.config, "num_key_value_heads", None) or heads, head_dim_of(self.config)
+
+    def _buffers(self) -> dict[str, int]:
+        heads, key_heads, size = self._heads
+        inner = self.config.intermediate_size
+        return {
+            "query": heads * size,
+            "key": key_heads * size,
+            "value": key_heads * size,
+            "attention": heads * size,
+            "added": self.config.hidden_size,
+            "gate": inner,
+            "up": inner,
+            "inner": inner,
+        }
+
+    def _attention(self, block: str, layer: int) -> tuple[Op, ...]:
+        heads, key_heads, size = self._heads
         attention = f"{block}.self_attn"
-        before_mlp = "pre_feedforward_layernorm" if norms_after else "post_attention_layernorm"
-        ops += [
-            Linears(
-                input=HIDDEN,
-                norm=norm(f"{block}.input_layernorm"),
-                linears=tuple(
-                    Linear(f"{attention}.{part[0]}_proj", part) for part in ("query", "key", "value")
-                ),
-            ),
+        parts = tuple(Linear(f"{attention}.{part[0]}_proj", part) for part in ("query", "key", "value"))
+        return (
+            Linears(input=HIDDEN, norm=self._norm(f"{block}.input_layernorm"), linears=parts),
             Attention(
                 query=("query", 0),
                 key=("key", 0),
@@ -87,39 +101,34 @@ def decoder_plan(
                 key_heads=key_heads,
                 head_dim=size,
                 layer=layer,
-                scale=size**-0.5 if attention_scale is None else attention_scale,
-                window=window(layer),
-                rotary=rotary(layer),
-                query_norm=norm(f"{attention}.q_norm") if head_norms else None,
-                key_norm=norm(f"{attention}.k_norm") if head_norms else None,
+                scale=size**-0.5 if self.attention_scale is None else self.attention_scale,
+                window=self.window(layer),
+                rotary=self.rotary(layer),
+                query_norm=self._norm(f"{attention}.q_norm") if self.head_norms else None,
+                key_norm=self._norm(f"{attention}.k_norm") if self.head_norms else None,
             ),
-            *_added(
-                "attention", f"{attention}.o_proj", norm(f"{block}.post_attention_layernorm"), norms_after
-            ),
-            _gated(f"{block}.mlp", norm(f"{block}.{before_mlp}"), gate),
-            *_added(
-                "inner", f"{block}.mlp.down_proj", norm(f"{block}.post_feedforward_layernorm"), norms_after
-            ),
-        ]
-    tied = "model.embed_tokens" if config.tie_word_embeddings else None
-    ops.append(Head(module="lm_head", norm=norm("model.norm"), tied_to=tied))
-    return Plan(
-        hidden_size=config.hidden_size,
-        vocabulary_size=config.vocab_size,
-        max_positions=config.max_position_embeddings,
-        buffers=buffers,
-        rotaries=rotaries,
-        ops=tuple(ops),
-    )
+            *self._added("attention", f"{attention}.o_proj", f"{block}.post_attention_layernorm"),
+        )
 
+    def _mlp(self, block: str) -> tuple[Op, ...]:
+        mlp = f"{block}.mlp"
+        before = "pre_feedforward_layernorm" if self.norms_after else "post_attention_layernorm"
+        gated = Linears(
+            input=HIDDEN,
+            norm=self._norm(f"{block}.{before}"),
+            linears=(Linear(f"{mlp}.gate_proj", "gate"), Linear(f"{mlp}.up_proj", "up")),
+            then="gate",
+            activation=activation_of(self.activation),
+            target="inner",
+        )
+        return (gated, *self._added("inner", f"{mlp}.down_proj", f"{block}.post_feedforward_layernorm"))
 
-def _gated(mlp: str, norm: Norm, activation: Activation) -> Linears:
-    both = (Linear(f"{mlp}.gate_proj", "gate"), Linear(f"{mlp}.up_proj", "up"))
-    return Linears(input=HIDDEN, norm=norm, linears=both, then="gate", activation=activation, target="inner")
+    def _norm(self, name: str) -> Norm:
+        return Norm(weight=f"{name}.weight", epsilon=self.config.rms_norm_eps, offset=self.norm_offset)
 
-
-def _added(source: str, module: str, norm: Norm, norms_after: bool) -> tuple[Op, ...]:
-    product = (Linear(module, "added"),)
-    if not norms_after:
-        return (Linears(input=source, linears=product, then="add"),)
-    return (Linears(input=source, linears=product), AddNorm(input="added", norm=norm))
+    def _added(self, source: str, module: str, norm: str) -> tuple[Op, ...]:
+        """A product that is added to the hidden states, normed before where the decoder does so."""
+        product = (Linear(module, "added"),)
+        if not self.norms_after:
+            return (Linears(input=source, linears=product, then="add"),)
+        return (Linears(input=source, linears=product), AddNorm(input="added", norm=self._norm(norm)))

@@ -3,7 +3,7 @@
 from transformers import PretrainedConfig
 
 from gossamer.errors import UnsupportedModelError
-from gossamer.runtime.families.decoder import decoder_plan
+from gossamer.runtime.families.decoder import Decoder
 from gossamer.runtime.plan import Plan, rotary_of
 
 
@@ -16,7 +16,7 @@ def plan(config: PretrainedConfig) -> Plan:
     def window(layer: int) -> int:
         return config.sliding_window if config.layer_types[layer] == "sliding_attention" else 0
 
-    return decoder_plan(
+    return Decoder(
         config,
         {kind: rotary_of(config, kind) for kind in sorted(set(config.layer_types))},
         activation=config.hidden_activation,
@@ -27,4 +27,4 @@ def plan(config: PretrainedConfig) -> Plan:
         attention_scale=config.query_pre_attn_scalar**-0.5,
         window=window,
         rotary=lambda layer: config.layer_types[layer],
-    )
+    ).plan()

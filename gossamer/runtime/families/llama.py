@@ -2,9 +2,9 @@
 
 from transformers import PretrainedConfig
 
-from gossamer.runtime.families.decoder import decoder_plan
+from gossamer.runtime.families.decoder import Decoder
 from gossamer.runtime.plan import Plan, rotary_of
 
 
 def plan(config: PretrainedConfig) -> Plan:
-    return decoder_plan(config, {"rotary": rotary_of(config)}, activation=config.hidden_act)
+    return Decoder(config, {"rotary": rotary_of(config)}, activation=config.hidden_act).plan()

@@ -2,7 +2,7 @@
 
 from transformers import PretrainedConfig
 
-from gossamer.runtime.families.decoder import decoder_plan
+from gossamer.runtime.families.decoder import Decoder
 from gossamer.runtime.plan import Plan, rotary_of
 
 
@@ -19,10 +19,10 @@ def _plan(config: PretrainedConfig, head_norms: bool) -> Plan:
         slides = config.layer_types[layer] == "sliding_attention"
         return (config.sliding_window or 0) if slides else 0
 
-    return decoder_plan(
+    return Decoder(
         config,
         {"rotary": rotary_of(config)},
         activation=config.hidden_act,
         head_norms=head_norms,
         window=window,
-    )
+    ).plan()
