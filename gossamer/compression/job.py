@@ -156,6 +156,8 @@ def _text(
     """The windows that the model will see; where nothing is to be observed, one short random one."""
     model = request.source.model
     if not reads_text:
+        if request.text is not None:
+            notes.append("--text was not read: no step of the recipe goes by the inputs of a layer")
         vocabulary = model.config.get_text_config().vocab_size
         generator = torch.Generator().manual_seed(0)
         ids_NL: Tensor = torch.randint(vocabulary, (1, 16), generator=generator, device=generator.device)

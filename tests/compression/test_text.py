@@ -68,3 +68,9 @@ def test_windows_are_shortened_to_the_positions_that_the_model_has(
     with pytest.raises(UsageError, match="--length 300"):
         small_run(parent("gpt2"), recipe, tmp_path / "long", text=str(text), length=300)
     assert not (tmp_path / "long").exists()
+
+
+def test_a_text_that_no_step_goes_by_is_not_read_and_the_notes_say_so(parent, tmp_path: Path) -> None:
+    manifest = small_run(parent("llama"), MAGNITUDE, tmp_path / "out", text="nowhere.txt")
+    assert manifest["calibration"]["source"] is None
+    assert any(note.startswith("--text was not read") for note in manifest["notes"])
