@@ -71,6 +71,8 @@ def test_windows_are_shortened_to_the_positions_that_the_model_has(
 
 
 def test_a_text_that_no_step_goes_by_is_not_read_and_the_notes_say_so(parent, tmp_path: Path) -> None:
-    manifest = small_run(parent("llama"), MAGNITUDE, tmp_path / "out", text="nowhere.txt")
+    manifest = small_run(
+        parent("llama"), MAGNITUDE.format("sparsity: 0.5"), tmp_path / "out", text="nowhere.txt"
+    )
     assert manifest["calibration"]["source"] is None
     assert any(note.startswith("--text was not read") for note in manifest["notes"])
