@@ -31,7 +31,7 @@ class _Away(Tensor):
 
     @staticmethod
     def __new__(cls, own: Tensor) -> "_Away":
-        return torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined,no-any-return]
+        return torch.Tensor._make_wrapper_subclass(
             cls,
             own.size(),
             strides=own.stride(),
@@ -47,7 +47,9 @@ class _Away(Tensor):
         return f"away: {self.own}"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _run(func, args, kwargs or {})
 
 

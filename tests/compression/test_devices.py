@@ -12,7 +12,7 @@ from gossamer.compression.compress import Compressed, usable_device
 from gossamer.errors import UsageError
 from gossamer.recipe.reader import parse_recipe
 from tests.away import away
-from tests.compression.test_state import StoppedError, stopping
+from tests.compression.test_keeping import StoppedError, stopping
 from tests.conftest import read_packed
 
 RECIPES = {

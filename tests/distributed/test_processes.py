@@ -8,15 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 import gossamer
 from gossamer.compression.compress import check_together
 from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.recipe.reader import parse_recipe
-from tests.away import away
 from tests.conftest import read_packed
 from tests.models import save_tiny
 
@@ -117,24 +114,3 @@ def test_batches_are_shared_out_once_each_and_too_few_are_refused() -> None:
     assert shares == [[0, 3, 6], [1, 4, 7], [2, 5]]
     with pytest.raises(UsageError, match="3 processes, but the calibration text makes 2 batches"):
         processes.part(range(2))
-
-
-def test_what_processes_exchange_passes_through_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def of_two_alike(tensor: Tensor, *_: object) -> None:
-        assert tensor.device.type == "cpu"
-        tensor.mul_(2)
-
-    monkeypatch.setattr(dist, "all_reduce", of_two_alike)
-    monkeypatch.setattr(dist, "broadcast", of_two_alike)
-    processes = Processes()
-    processes.count = 2
-    with away() as device:
-        for exchange in (processes.same, processes.total, processes.largest):
-            tensor = torch.ones(3).to(device)
-            assert exchange(tensor) is tensor
-            assert tensor.device == device
-            assert tensor.tolist() == [2.0, 2.0, 2.0]
-        assert processes.mean(torch.tensor([1.0, 3.0], device=device)) == 2.0
-    here = torch.ones(3)
-    assert processes.total(here) is here
-    assert here.tolist() == [2.0, 2.0, 2.0]
