@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gossamer.cli import app as cli
+from gossamer.version import __version__
 from tests.cli.runs import Run, refused
 
 COMMANDS = (
@@ -47,7 +48,7 @@ def test_help_lists_every_command_and_nothing_else(run: Callable[..., Run]) -> N
 
 
 def test_the_version_is_printed(run: Callable[..., Run]) -> None:
-    assert run("--version").out == "gossamer 0.1.0\n"
+    assert run("--version").out == f"gossamer {__version__}\n"
 
 
 def test_without_a_command_the_help_goes_to_stderr_and_the_code_is_2(run: Callable[..., Run]) -> None:
