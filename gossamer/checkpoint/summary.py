@@ -202,16 +202,15 @@ def _stored(source: Source, name: str) -> tuple[int, float, str]:
 
 def _packed_zeros(packed: PackedWeight) -> float:
     """Return the share of zeros of a packed weight; of the sparse part where there is a low-rank one."""
-    if not isinstance(packed, LowRankWeight):
-        return share_of_zeros(packed.unpack())
-    return 1.0 if packed.residual is None else share_of_zeros(packed.residual.unpack())
+    counted = packed.residual if isinstance(packed, LowRankWeight) else packed
+    return 1.0 if counted is None else counted.num_zeros() / math.prod(counted.shape)
 
 
 def share_of_zeros(weight: Tensor) -> float:
     """Return the share of elements that are exactly zero; 0 for an empty tensor."""
     flat = weight.detach().reshape(-1)
-    zeros = sum(int((part == 0).sum()) for part in torch.split(flat, _SLICE)) if len(flat) else 0
-    return zeros / max(len(flat), 1)
+    nonzero = sum(int(part.count_nonzero()) for part in torch.split(flat, _SLICE)) if len(flat) else 0
+    return (len(flat) - nonzero) / max(len(flat), 1)
 
 
 def describe_format(meta: Mapping[str, Any]) -> str:

@@ -18,3 +18,6 @@ Activations = Annotated[
 Engine = Annotated[
     str, typer.Option(help="native, torch, or auto: native where the model's family has a plan.")
 ]
+
+INTERRUPTED = 130
+"""Exit code of a command that was interrupted, as shells have it."""

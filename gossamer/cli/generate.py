@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from gossamer.cli.arguments import Activations, Engine, Json, Model
+from gossamer.cli.start import start
 
 
 def generate(
@@ -45,6 +46,7 @@ def generate(
     json_: Json = False,
 ) -> None:
     """Continue a prompt (with the chat template when the model has one)."""
+    start(model, passive_threads=False)
     from gossamer.runtime.generate import write
     from gossamer.runtime.settings import Asked
 

@@ -10,6 +10,8 @@ Bytes per weight at density d: 1/8 + d * bytes of a value + 2/group_size; int4 w
 0.75.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,7 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.integer import check_quantized, check_scales, pack_scales, scale_specs
+from gossamer.formats.integer import check_quantized, check_scales, has_zero_scale, pack_scales, scale_specs
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, to_tiles
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
@@ -106,6 +108,15 @@ class BitmaskWeight(PackedWeight):
             check_signed("bitmask: values", signed, meta["bits"])
         else:
             check_finite("bitmask: values", values)
+
+    def num_zeros(self) -> int:
+        meta, tensors = self._meta, self._tensors
+        if "bits" in meta and (not meta["symmetric"] or has_zero_scale(tensors, self.shape[0])):
+            return super().num_zeros()
+        stored = tensors["values"]
+        if meta["values"] == "int4":  # the shorter of two streams leaves nibbles that belong to no weight
+            stored = reference.bitmask_values(meta, tensors, reference.bitmask_kept(tensors))
+        return prod(self.shape) - int(stored.count_nonzero())
 
     def mask(self) -> Tensor:
         return reference.from_tiles(reference.bitmask_kept(self._tensors), *self.shape).contiguous()

@@ -7,6 +7,8 @@ O output features, I input features, R = ceil(O/r) rows and C = ceil(I/c) column
 Bytes per weight at block density d: d * (bytes of a value + 4/(r c)), plus 4/(r I) for the row pointers.
 """
 
+from math import prod
+
 import scipy.sparse
 import torch
 from torch import Tensor
@@ -118,6 +120,11 @@ class BlockWeight(PackedWeight):
         ]
         empty = not bool(last_row.any()) and not bool(last_column.any())
         require(empty, "block: values outside the matrix", 0, "others")
+
+    def num_zeros(self) -> int:
+        return prod(self.shape) - int(
+            self._tensors["values"].count_nonzero()
+        )  # outside the matrix they are 0
 
     def mask(self) -> Tensor:
         kept = torch.ones_like(self._tensors["values"], dtype=torch.bool)

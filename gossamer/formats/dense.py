@@ -56,6 +56,10 @@ class DenseWeight(PackedWeight):
     def check(self) -> None:
         check_finite("dense: tensor weight", self._tensors["weight"])
 
+    def num_zeros(self) -> int:
+        weight_OI = self._tensors["weight"]
+        return weight_OI.numel() - int(weight_OI.count_nonzero())
+
     def mask(self) -> Tensor:
         weight_OI = self._tensors["weight"]
         return weight_OI != 0 if self._meta["masked"] else torch.ones_like(weight_OI, dtype=torch.bool)

@@ -79,6 +79,11 @@ class IntegerWeight(PackedWeight):
     def check(self) -> None:
         check_scales(self._tensors, self.shape[0])
 
+    def num_zeros(self) -> int:
+        code_OG, all_OG = zero_codes(self._meta, self._tensors)
+        codes_OGg = reference.integer_codes(self._meta, self._tensors).unflatten(1, (code_OG.shape[1], -1))
+        return int(((codes_OGg == code_OG[:, :, None]) | all_OG[:, :, None]).sum())
+
     def mask(self) -> Tensor:
         if not self._meta["masked"]:
             return torch.ones(self.shape, dtype=torch.bool, device=self._tensors["scale"].device)
@@ -94,6 +99,28 @@ class IntegerWeight(PackedWeight):
 def zero_code(bits: int) -> int:
     """Return the symmetric code whose value is 0."""
     return 1 << (bits - 1)
+
+
+def zero_codes(meta: Meta, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the code [O, G] (int16) whose value is exactly 0, -1 where none is, and where [O, G] every code's is.
+
+    Products of a code and a scale are exact in float32: code * scale + minimum is 0 only where it is in real numbers.
+    """
+    scale_OG, minimum_OG = reference.unpack_scales(meta, tensors)
+    if minimum_OG is None:
+        return torch.full_like(scale_OG, zero_code(meta["bits"]), dtype=torch.int16), scale_OG == 0
+    code_OG = (-minimum_OG / scale_OG).nan_to_num(0).round().clamp(0, 2 ** meta["bits"] - 1)
+    is_zero_OG = code_OG * scale_OG + minimum_OG == 0
+    every_OG = (scale_OG == 0) & (minimum_OG == 0)
+    return torch.where(is_zero_OG, code_OG, -1).to(torch.int16), every_OG
+
+
+def has_zero_scale(tensors: Mapping[str, Tensor], num_outputs: int) -> bool:
+    """True when a group of weights has the scale 0, so that all its codes mean 0. Rows of padding have it always."""
+    if "scale" not in tensors:
+        return False
+    scale_RG = tensors["scale"].transpose(1, 2).flatten(0, 1)[:num_outputs]
+    return bool((scale_RG == 0).any())
 
 
 def can_hold_mask(quantized: Quantized, mask_OI: Tensor) -> bool:

@@ -12,6 +12,8 @@ bytes. Bytes per weight: N/16 (int4), 1.5 N/16 (int8), 2.5 N/16 (16-bit floats),
 integers.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.integer import check_quantized, check_scales, pack_scales, scale_specs
+from gossamer.formats.integer import check_quantized, check_scales, has_zero_scale, pack_scales, scale_specs
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, pad
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
@@ -113,6 +115,13 @@ class NmWeight(PackedWeight):
             check_signed("nm: values", value_RWN, self._meta["bits"])
         else:
             check_finite("nm: values", value_RWN)
+
+    def num_zeros(self) -> int:
+        if has_zero_scale(self._tensors, self.shape[0]):
+            return super().num_zeros()
+        tensors = self._tensors
+        stored = tensors["codes"] >> 4 if self._meta["values"] == "int4" else tensors["values"]
+        return prod(self.shape) - int(stored.count_nonzero())  # a slot that holds nothing is 0
 
     def mask(self) -> Tensor:
         index_RWN, _ = reference.nm_entries(self._meta, self._tensors)

@@ -8,6 +8,7 @@ Bytes per weight at density d with 2-byte values: 6d (csr, csc), 10d (coo); a bi
 less above a density of 1/32.
 """
 
+from math import prod
 from typing import Any, ClassVar, Self
 
 import numpy
@@ -146,6 +147,9 @@ class _SparseWeight(PackedWeight):
                 bool((keys[1:] > keys[:-1]).all()), "coo: entries", "unique, sorted by row, column", "others"
             )
         check_finite(f"{self.format}: tensor values", self._tensors["values"])
+
+    def num_zeros(self) -> int:
+        return prod(self.shape) - int(self._tensors["values"].count_nonzero())
 
     def mask(self) -> Tensor:
         mask_OI = torch.zeros(self.shape, dtype=torch.bool, device=self._tensors["values"].device)

@@ -61,6 +61,10 @@ class PackedWeight(ABC):
     def mask(self) -> Tensor:
         """Return mask_OI (bool): True where a weight is kept, even if its value is 0."""
 
+    def num_zeros(self) -> int:
+        """Return how many weights are exactly zero in `unpack()`; formats that can, count without unpacking."""
+        return int((self.unpack() == 0).sum())
+
     def unpack(self) -> Tensor:
         """Return weight_OI in float32, exactly what the bytes mean."""
         return table.unpack(self._meta, self._tensors)

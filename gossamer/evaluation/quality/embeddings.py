@@ -6,13 +6,13 @@ Nothing here runs a classifier: predictions come in, numbers go out.
 Shapes: S sentences, L tokens of the longest sentence in a batch, D features of an embedding.
 """
 
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Literal
 
-import sacrebleu
 import torch
-from sklearn import metrics
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,28 +23,33 @@ Label = int | str
 Average = Literal["binary", "macro", "micro", "weighted"]
 
 
+def _metrics() -> ModuleType:
+    """Return sklearn.metrics, which takes a second to import."""
+    return importlib.import_module("sklearn.metrics")
+
+
 def accuracy(predictions: Sequence[Label], labels: Sequence[Label]) -> float:
     """Share of the predictions that equal their label, 0..1."""
     _check_pairs(predictions, labels)
-    return float(metrics.accuracy_score(labels, predictions))
+    return float(_metrics().accuracy_score(labels, predictions))
 
 
 def precision(predictions: Sequence[Label], labels: Sequence[Label], average: Average = "macro") -> float:
     """Share of what was predicted as a class that is of that class, 0..1; 0 for a class never predicted."""
     _check_pairs(predictions, labels)
-    return float(metrics.precision_score(labels, predictions, average=average, zero_division=0))
+    return float(_metrics().precision_score(labels, predictions, average=average, zero_division=0))
 
 
 def recall(predictions: Sequence[Label], labels: Sequence[Label], average: Average = "macro") -> float:
     """Share of a class that was found, 0..1; 0 for a class that does not occur."""
     _check_pairs(predictions, labels)
-    return float(metrics.recall_score(labels, predictions, average=average, zero_division=0))
+    return float(_metrics().recall_score(labels, predictions, average=average, zero_division=0))
 
 
 def f1(predictions: Sequence[Label], labels: Sequence[Label], average: Average = "macro") -> float:
     """Harmonic mean of precision and recall, 0..1; "macro" weighs every class alike."""
     _check_pairs(predictions, labels)
-    return float(metrics.f1_score(labels, predictions, average=average, zero_division=0))
+    return float(_metrics().f1_score(labels, predictions, average=average, zero_division=0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,8 @@ def bleu(predictions: Sequence[str], references: Sequence[str] | Sequence[Sequen
     several = [[item] if isinstance(item, str) else list(item) for item in references]
     if len({len(item) for item in several}) != 1 or not several[0]:
         raise UsageError("bleu: expected the same number of references (at least 1) for every prediction.")
+    import sacrebleu  # takes half a second
+
     metric = sacrebleu.BLEU()
     streams = [list(stream) for stream in zip(*several, strict=True)]
     score = metric.corpus_score(list(predictions), streams)

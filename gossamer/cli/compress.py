@@ -1,0 +1,81 @@
+"""`gossamer compress` and the recipes that it works by."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gossamer.cli.arguments import INTERRUPTED, Json, Model, Out, Overwrite
+from gossamer.cli.output import notes_of, print_json, print_result
+from gossamer.cli.start import start
+
+
+def compress(
+    model: Model,
+    recipe: Annotated[
+        str, typer.Option(help="Name of a shipped recipe (see `gossamer recipes`), or a file.")
+    ],
+    out: Out,
+    text: Annotated[str | None, typer.Option(help="Calibration text: file, folder or data set.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Windows of text to calibrate on.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens in a window.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Which windows are drawn.")] = None,
+    layers: Annotated[str | None, typer.Option(metavar="GLOB", help="Touch only these layers.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")
+    ] = False,
+    overwrite: Overwrite = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a run to the same --out was stopped, if one was.")
+    ] = False,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="What the run may take: a recipe that prunes trains each block as long as it lasts."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where the blocks are compressed, such as cuda.")] = "cpu",
+    json_: Json = False,
+) -> None:
+    """Prune and quantize a model by a recipe, and write the smaller folder."""
+    start(model)
+    from gossamer.cli.show.compression import print_compressed, print_preview
+    from gossamer.cli.show.progress import progress_bars
+    from gossamer.compression.compress import compress as run
+    from gossamer.compression.compress import preview, usable_device
+
+    if dry_run:
+        usable_device(device)
+        previewed = preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes)
+        print_result(previewed, json_, print_preview)
+        return
+    try:
+        with progress_bars() as progress:
+            result = run(
+                model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
+                overwrite=overwrite, resume=resume, minutes=minutes, device=device,
+                progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        if not (kept := notes_of(interrupt)):
+            raise
+        typer.echo(f"gossamer: interrupted{kept}", err=True)
+        sys.exit(INTERRUPTED)
+    if not result.manifest:  # another than the first of several processes
+        return
+    if json_:
+        print_json({"folder": str(result.folder), **result.manifest})
+    else:
+        print_compressed(result)
+
+
+def recipes(json_: Json = False) -> None:
+    """List the shipped recipes and what each does."""
+    from gossamer.cli.show.compression import print_recipes
+    from gossamer.recipe.reader import shipped_recipes
+
+    shipped = shipped_recipes()
+    if json_:
+        print_json({name: recipe.to_dict() for name, recipe in shipped.items()})
+    else:
+        print_recipes(shipped)
