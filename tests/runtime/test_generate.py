@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gossamer.checkpoint.loading import load
-from gossamer.errors import CheckpointError, RunError, UsageError
+from gossamer.errors import CheckpointError, DataError, RunError, UsageError
 from gossamer.runtime.generate import Writing, write
 from gossamer.runtime.settings import Asked
 from gossamer.runtime.torch_engine import TorchEngine
@@ -193,7 +193,7 @@ def test_a_token_that_the_model_does_not_have_is_refused(engine: str, tmp_path: 
     tokenizer = tiny_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})  # F13
     folder = save_chain(tmp_path / "chain", {}, tokenizer=tokenizer)
-    with pytest.raises(CheckpointError, match=r"<\|turn\|>"):
+    with pytest.raises(DataError, match=r"<\|turn\|>"):
         writing(folder, "a<|turn|>b", engine=engine)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.errors import CheckpointError, UsageError
-from gossamer.runtime.text import check_ids, encode, stream
+from gossamer.runtime.text import encode, stream
 from tests.models import tiny_tokenizer
 from tests.runtime.tokenizers import FAMILIES, byte_level, sentencepiece
 
@@ -176,10 +176,3 @@ def test_an_empty_prompt_is_refused_where_nothing_is_left_to_read() -> None:
         encode(tiny_tokenizer(), "")
     assert encode(templated("<user>{{ messages[0]['content'] }}"), "")
     assert encode(with_start(), "") == [1]  # the start token is something to read
-
-
-def test_tokens_that_the_model_does_not_have_are_refused_by_name() -> None:
-    tokenizer = tiny_tokenizer()
-    with pytest.raises(CheckpointError, match=r"'<unk>'.*0 to 258"):
-        check_ids([1, 259], tokenizer, 259, "model")
-    check_ids([1, 259], tokenizer, 260, "model")
