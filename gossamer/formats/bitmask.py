@@ -114,9 +114,14 @@ class BitmaskWeight(PackedWeight):
         if "bits" in meta and (not meta["symmetric"] or has_zero_scale(tensors, self.shape[0])):
             return super().num_zeros()
         stored = tensors["values"]
-        if meta["values"] == "int4":  # the shorter of two streams leaves nibbles that belong to no weight
-            stored = reference.bitmask_values(meta, tensors, reference.bitmask_kept(tensors))
-        return prod(self.shape) - int(stored.count_nonzero())
+        if meta["values"] != "int4":
+            return prod(self.shape) - int(stored.count_nonzero())
+        num_others = 0
+        kept_SQL = reference.bitmask_kept(tensors)
+        for parity, bits in ((0, 0x0F), (1, 0xF0)):  # the shorter stream leaves nibbles that belong to no weight
+            position = reference.nibble_positions(kept_SQL[:, parity::2], tensors["offsets"][:-1])
+            num_others += int((stored[position] & bits).count_nonzero())
+        return prod(self.shape) - num_others
 
     def mask(self) -> Tensor:
         return reference.from_tiles(reference.bitmask_kept(self._tensors), *self.shape).contiguous()
