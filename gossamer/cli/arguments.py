@@ -19,5 +19,8 @@ Engine = Annotated[
     str, typer.Option(help="native, torch, or auto: native where the model's family has a plan.")
 ]
 
+MAX_SEED = 2**63 - 1
+"""Largest seed that torch takes."""
+
 INTERRUPTED = 130
 """Exit code of a command that was interrupted, as shells have it."""

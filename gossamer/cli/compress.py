@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import INTERRUPTED, Json, Model, Out, Overwrite
+from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Model, Out, Overwrite
 from gossamer.cli.output import notes_of, print_json, print_result
 from gossamer.cli.start import start
+from gossamer.errors import UsageError
 
 
 def compress(
@@ -19,7 +20,7 @@ def compress(
     text: Annotated[str | None, typer.Option(help="Calibration text: file, folder or data set.")] = None,
     samples: Annotated[int | None, typer.Option(help="Windows of text to calibrate on.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a window.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which windows are drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Which windows are drawn.")] = None,
     layers: Annotated[str | None, typer.Option(metavar="GLOB", help="Touch only these layers.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")
@@ -38,6 +39,10 @@ def compress(
     json_: Json = False,
 ) -> None:
     """Prune and quantize a model by a recipe, and write the smaller folder."""
+    if layers == "":
+        raise UsageError(
+            "--layers: expected a pattern such as '*.mlp.*', got nothing. Leave it out to touch all."
+        )
     start(model)
     from gossamer.cli.show.compression import print_compressed, print_preview
     from gossamer.cli.show.progress import progress_bars

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import Json, Model, Out, Overwrite
+from gossamer.cli.arguments import MAX_SEED, Json, Model, Out, Overwrite
 from gossamer.cli.output import print_path, print_result
 from gossamer.cli.start import start
 
@@ -43,7 +43,9 @@ def rotate(
             "--untie", help="Store a tied head apart, larger by that much; residual needs it there."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(help="Which signs the Hadamard matrices get.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Which signs the Hadamard matrices get.")
+    ] = 0,
     dtype: Annotated[
         str | None,
         typer.Option(help="float32, bfloat16 or float16. Default: the parent's; of a GGUF file float16."),

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import Activations, Engine, Json, Model
+from gossamer.cli.arguments import MAX_SEED, Activations, Engine, Json, Model
 from gossamer.cli.start import start
+from gossamer.errors import UsageError
 
 
 def generate(
@@ -37,7 +38,7 @@ def generate(
     repetition_penalty: Annotated[
         float | None, typer.Option(help="Above 1: what was there already is less likely. Default: same.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes sampling repeatable.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Makes sampling repeatable.")] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Give the prompt as it is, without the chat template.")
     ] = False,
@@ -46,6 +47,8 @@ def generate(
     json_: Json = False,
 ) -> None:
     """Continue a prompt (with the chat template when the model has one)."""
+    if any("\ud800" <= letter <= "\udfff" for letter in prompt):  # bytes of the shell that are no text
+        raise UsageError("PROMPT: expected text in UTF-8, got other bytes.")
     start(model, passive_threads=False)
     from gossamer.runtime.generate import write
     from gossamer.runtime.settings import Asked

@@ -36,6 +36,8 @@ def evaluate(
     from gossamer.cli.show.progress import progress_bars
     from gossamer.evaluation.evaluate import evaluate as run
 
+    if max_ratio is not None and not max_ratio > 0:
+        raise UsageError(f"--max-ratio: expected a number above 0, got {max_ratio}.")
     if max_ratio is not None and against is None:
         raise UsageError("--max-ratio compares with the parent: give --against too.")
     with progress_bars() as progress:
@@ -62,7 +64,7 @@ def bench(
     prompt: Annotated[str | None, typer.Option(help="Text to start from; default: 64 random tokens.")] = None,
     tokens: Annotated[int, typer.Option(help="Tokens decoded in each round.")] = 64,
     repeats: Annotated[int, typer.Option(help="Rounds that count.")] = 5,
-    prompt_tokens: Annotated[int, typer.Option(help="Length of the random prompt.")] = 64,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Length of the random prompt.")] = 64,
     activations: Activations = None,
     engine: Engine = "auto",
     peer: Annotated[

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import INTERRUPTED, Json, Model
+from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Model
 from gossamer.cli.output import print_result
 from gossamer.cli.start import start
 
@@ -22,7 +22,7 @@ def search(
     minutes: Annotated[float, typer.Option(help="Begin nothing that would not be finished by then.")] = 30.0,
     samples: Annotated[int | None, typer.Option(help="Windows of text to calibrate on.")] = None,
     length: Annotated[int | None, typer.Option(help="Tokens in a window.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Which windows are drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Which windows are drawn.")] = None,
     windows: Annotated[int, typer.Option(help="Held-out windows that perplexity is measured on.")] = 8,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the chosen model too.")] = False,
     json_: Json = False,

@@ -118,7 +118,10 @@ class BitmaskWeight(PackedWeight):
             return prod(self.shape) - int(stored.count_nonzero())
         num_others = 0
         kept_SQL = reference.bitmask_kept(tensors)
-        for parity, bits in ((0, 0x0F), (1, 0xF0)):  # the shorter stream leaves nibbles that belong to no weight
+        for parity, bits in (
+            (0, 0x0F),
+            (1, 0xF0),
+        ):  # the shorter stream leaves nibbles that belong to no weight
             position = reference.nibble_positions(kept_SQL[:, parity::2], tensors["offsets"][:-1])
             num_others += int((stored[position] & bits).count_nonzero())
         return prod(self.shape) - num_others

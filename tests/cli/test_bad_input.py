@@ -128,3 +128,25 @@ def test_a_device_that_is_not_there_is_refused(
     command = ("compress", folder, "--recipe", "sparse50", "-o", tmp_path / "out", "--device", "abacus")
     refused(run(*command, *more), "--device abacus: cannot be used here")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 10**24])
+def test_a_seed_that_cannot_be_had_is_refused(
+    seed: int, run: Callable[..., Run], parent, tmp_path: Path
+) -> None:
+    model, to = parent("llama"), ("--out", tmp_path / "out")
+    refused(run("compress", model, "--recipe", "int8", *to, "--seed", seed), "--seed")
+    refused(run("generate", model, "x", "--seed", seed), "--seed")
+    refused(run("rotate", model, *to, "--seed", seed), "--seed")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_without_a_meaning_are_refused_before_any_work(
+    run: Callable[..., Run], parent, text: Path, tmp_path: Path
+) -> None:
+    model = parent("llama")
+    refused(run("compress", model, "--recipe", "int8", "--out", tmp_path / "out", "--layers", ""), "--layers")
+    refused(run("evaluate", model, "--text", text, "--against", model, "--max-ratio", "nan"), "--max-ratio")
+    refused(run("bench", model, "--prompt-tokens", -1), "--prompt-tokens")
+    refused(run("generate", model, "\udcff"), "UTF-8")
+    assert not (tmp_path / "out").exists()
