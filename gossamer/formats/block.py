@@ -8,8 +8,8 @@ Bytes per weight at block density d: d * (bytes of a value + 4/(r c)), plus 4/(r
 """
 
 from math import prod
+from typing import TYPE_CHECKING
 
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -32,6 +32,9 @@ from gossamer.formats.tiles import pad
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 from gossamer.kernels.declaration import Meta
+
+if TYPE_CHECKING:  # it takes a quarter of a second
+    import scipy.sparse
 
 
 class BlockWeight(PackedWeight):
@@ -130,8 +133,10 @@ class BlockWeight(PackedWeight):
         kept = torch.ones_like(self._tensors["values"], dtype=torch.bool)
         return reference.place_blocks(self._meta, self._tensors, kept).contiguous()
 
-    def to_scipy_blocks(self) -> scipy.sparse.bsr_array:
+    def to_scipy_blocks(self) -> "scipy.sparse.bsr_array":
         """Return the blocks as a float32 BSR array of the padded shape [R r, C c]."""
+        import scipy.sparse
+
         height, width = self._meta["block"]
         num_rows, num_columns = _grid(self.shape, (height, width))
         parts = [self._tensors[name].cpu() for name in ("values", "col_indices", "crow_indices")]

@@ -3,11 +3,15 @@
 O output features of A, I input features of A, T tokens, M columns of B.
 """
 
-import scipy.sparse
+from typing import TYPE_CHECKING
+
 from torch import Tensor
 
 from gossamer.errors import FormatError
 from gossamer.formats.weight import PackedWeight
+
+if TYPE_CHECKING:  # it takes a quarter of a second
+    import scipy.sparse
 
 
 def sparse_dense(a: PackedWeight, x_IM: Tensor) -> Tensor:
@@ -19,7 +23,7 @@ def sparse_dense(a: PackedWeight, x_IM: Tensor) -> Tensor:
     return a.matmul(x_IM.T).T.contiguous()
 
 
-def sparse_sparse(a: PackedWeight, b: PackedWeight) -> scipy.sparse.csr_array:
+def sparse_sparse(a: PackedWeight, b: PackedWeight) -> "scipy.sparse.csr_array":
     """Return A B [O, M] as a float32 CSR array (SpGEMM of scipy), for packed A [O, I] and B [I, M].
 
     Time and memory are proportional to the products of kept weights, not to the dense sizes.

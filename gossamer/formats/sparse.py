@@ -9,10 +9,9 @@ less above a density of 1/32.
 """
 
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -32,6 +31,9 @@ from gossamer.formats.checks import (
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 from gossamer.kernels.declaration import Meta
+
+if TYPE_CHECKING:  # it takes a quarter of a second
+    import scipy.sparse
 
 MAX_STORED = 2**31 - 1
 """Stored items that 32-bit row pointers can count."""
@@ -83,6 +85,8 @@ class _SparseWeight(PackedWeight):
     @classmethod
     def from_scipy(cls, array: Any, dtype: torch.dtype = torch.float32) -> Self:
         """Return any scipy.sparse array or matrix; entries given twice are added, stored zeros stay."""
+        import scipy.sparse
+
         entries = scipy.sparse.coo_array(array)
         entries.sum_duplicates()
         order = numpy.lexsort(
@@ -97,6 +101,8 @@ class _SparseWeight(PackedWeight):
     @classmethod
     def from_torch(cls, tensor: Tensor, dtype: torch.dtype = torch.float32) -> Self:
         """Return any 2-d torch.sparse tensor (COO, CSR, CSC, BSR, BSC)."""
+        import scipy.sparse
+
         coordinates = tensor if tensor.layout == torch.sparse_coo else tensor.to_sparse_coo()
         coordinates = coordinates.coalesce()
         rows, columns = coordinates.indices().cpu().numpy()
@@ -156,8 +162,10 @@ class _SparseWeight(PackedWeight):
         mask_OI[reference.sparse_coordinates(self._meta, self._tensors)] = True
         return mask_OI
 
-    def to_scipy(self) -> scipy.sparse.csr_array:
+    def to_scipy(self) -> "scipy.sparse.csr_array":
         """Return the stored values as a float32 CSR array, without unpacking."""
+        import scipy.sparse
+
         rows, columns = (i.cpu().numpy() for i in reference.sparse_coordinates(self._meta, self._tensors))
         values = self._tensors["values"].to(torch.float32).cpu().numpy()
         return scipy.sparse.coo_array((values, (rows, columns)), shape=self.shape).tocsr()

@@ -6,9 +6,8 @@ O output features, I input features, T tokens.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -17,6 +16,9 @@ from gossamer.formats.checks import Specs, check_tensors, fail
 from gossamer.kernels import table
 from gossamer.kernels.declaration import Meta
 from gossamer.kernels.table import ACTIVATIONS, Operator
+
+if TYPE_CHECKING:  # it takes a quarter of a second
+    import scipy.sparse
 
 
 class PackedWeight(ABC):
@@ -100,8 +102,10 @@ class PackedWeight(ABC):
             self._operator = table.product(self._meta, self._tensors)
         return self._operator(x_TI.to(torch.float32).contiguous(), activations)
 
-    def to_scipy(self) -> scipy.sparse.csr_array:
+    def to_scipy(self) -> "scipy.sparse.csr_array":
         """Return the kept weights (kept zeros included) as a float32 CSR array."""
+        import scipy.sparse
+
         rows, columns = (index.cpu().numpy() for index in torch.nonzero(self.mask(), as_tuple=True))
         values = self.unpack().cpu().numpy()[rows, columns]
         return scipy.sparse.coo_array((values, (rows, columns)), shape=self.shape).tocsr()
