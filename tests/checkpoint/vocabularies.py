@@ -1,11 +1,10 @@
 """llama.cpp's own vocabularies with texts and the ids they must give, out of the source package of llama-cpp-python.
 
 `python -m tests.checkpoint.vocabularies` fetches them (76 MB once, MIT licence) into the cache of `gossamer demo`. The
-package is unpacked, never built: pip wants its metadata, which its build backend tells without compiling.
+package is unpacked, never built: pip wants its metadata, which its build backend (of the environment that `make` sets up) tells without compiling.
 """
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from gossamer.errors import RunError
 VERSION = "0.3.36"
 REQUIREMENT = f"llama-cpp-python=={VERSION}"
 PACKAGE_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-FILES_SHA256 = "c312966ae819f406573c6fa57d7c2170d4bf43ed9d3b9e64339fb1cd7e34022d"
+FILES_SHA256 = "1fb4033d0f842f6b0ba6fabaa85fc8ecb7fdd196b41deb47a0248423892f38c4"
 """Of the files below one after the other."""
 OURS = ("deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "qwen2", "qwen35")
 """Of the architectures that Gossamer reads."""
@@ -68,20 +67,16 @@ def _digest(folder: Path) -> str:
 
 def _download(scratch: Path) -> Path:
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    backend = scratch / "backend"
-    _run([*pip, "install", f"--target={backend}", "scikit-build-core"], {})
     options = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", f"--dest={scratch}"]
-    _run([*pip, "download", *options, REQUIREMENT], {"PYTHONPATH": str(backend)})
+    _run([*pip, "download", *options, REQUIREMENT])
     packages = list(scratch.glob("*.tar.gz"))
     if len(packages) != 1 or hashlib.sha256(packages[0].read_bytes()).hexdigest() != PACKAGE_SHA256:
         raise RunError(f"{REQUIREMENT}: pip gave another file than the expected one.")
     return packages[0]
 
 
-def _run(command: list[str], environment: dict[str, str]) -> None:
-    finished = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-    )
+def _run(command: list[str]) -> None:
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode:
         reason = (finished.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise RunError(f"{REQUIREMENT} cannot be downloaded: {reason}")
