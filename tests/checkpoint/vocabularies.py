@@ -1,7 +1,8 @@
 """llama.cpp's own vocabularies with texts and the ids they must give, out of the source package of llama-cpp-python.
 
 `python -m tests.checkpoint.vocabularies` fetches them (76 MB once, MIT licence) into the cache of `gossamer demo`. The
-package is unpacked, never built: pip wants its metadata, which its build backend (of the environment that `make` sets up) tells without compiling.
+package is unpacked, never built: pip wants its metadata, which its build backend, installed by `make`, tells without
+compiling.
 """
 
 import hashlib
