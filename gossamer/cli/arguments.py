@@ -9,6 +9,9 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, .gguf
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="What to write. Refused if it exists.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where a run to the same --out was stopped, if one was.")
+]
 Activations = Annotated[
     str | None,
     typer.Option(

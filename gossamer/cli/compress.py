@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Model, Out, Overwrite
+from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Model, Out, Overwrite, Resume
 from gossamer.cli.output import notes_of, print_json, print_result
 from gossamer.cli.start import start
 from gossamer.errors import UsageError
@@ -26,9 +26,7 @@ def compress(
         bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")
     ] = False,
     overwrite: Overwrite = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run to the same --out was stopped, if one was.")
-    ] = False,
+    resume: Resume = False,
     minutes: Annotated[
         float | None,
         typer.Option(
