@@ -6,6 +6,7 @@ their places; what is asked of them that they do not know is had from the real m
 """
 
 import contextlib
+import gc
 import importlib
 import os
 import sys
@@ -42,9 +43,12 @@ def import_transformers() -> None:
     """Import what models need of torch and transformers; all of it where several processes run one command."""
     if "transformers.modeling_utils" in sys.modules or "WORLD_SIZE" in os.environ:
         return
-    with contextlib.suppress(
-        ImportError, AttributeError, TypeError
-    ):  # of a version that needs more: as ever, then
+    with (
+        _no_collection(),
+        contextlib.suppress(
+            ImportError, AttributeError, TypeError
+        ),  # a version that needs more: as ever, then
+    ):
         import torch
         from transformers import utils
 
@@ -54,6 +58,17 @@ def import_transformers() -> None:
         without = (mock.patch.object(module, asked, _no) for module in (utils, utils.import_utils))
         with _stand_ins_aside(), next(without), next(without):
             from transformers import GenerationMixin, PreTrainedModel  # noqa: F401
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """While open, Python does not look for garbage, and never again in what was made meanwhile: modules stay."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @contextlib.contextmanager

@@ -1,10 +1,15 @@
 """A model without weights: the transformers class that a config names, built on the meta device."""
 
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import transformers
 from torch import nn
+from torch.nn import init
+from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig, PreTrainedModel
 
 from gossamer.checkpoint.read.quiet import quiet
@@ -81,8 +86,13 @@ def build_skeleton(config: PretrainedConfig, num_tensors: int, where: str) -> Pr
             "The configuration does not belong to these weights."
         )
     try:
+        kind = model_class(config)
         with quiet(), torch.device("meta"):
-            return model_class(config)(config).eval()
+            try:
+                with _without_values(), _TablesOnCPU():
+                    return kind(config).eval().to("meta")
+            except Exception:  # of a class that mixes tables and sketches: as ever, then
+                return kind(config).eval()
     except UnsupportedModelError:
         raise
     except Exception as error:  # whatever a contradictory config makes a constructor do
@@ -90,6 +100,35 @@ def build_skeleton(config: PretrainedConfig, num_tensors: int, where: str) -> Pr
             f"{where}: expected a configuration from which {config.model_type} can be built, "
             f"got {type(error).__name__}: {error!s:.300}. Restore the configuration."
         ) from error
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """While open, torch's modules draw no first values: on the meta device there are none to draw."""
+    drawing = [name for name in dir(init) if name.endswith("_") and not name.startswith("_")]
+    with ExitStack() as stack:
+        for name in drawing:
+            stack.enter_context(mock.patch.object(init, name, _as_given))
+        yield
+
+
+def _as_given(tensor: torch.Tensor, *_args: object, **_settings: object) -> torch.Tensor:
+    return tensor
+
+
+class _TablesOnCPU(TorchFunctionMode):
+    """While open, `torch.arange`, with which tables of positions begin, is computed rather than sketched.
+
+    What torch imports to sketch it (sympy) would be a tenth of the time in which a small model is opened.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        settings = dict(kwargs or {})
+        if func is torch.arange:
+            settings.setdefault("device", "cpu")
+        return func(*args, **settings)
 
 
 @torch.no_grad()
