@@ -98,7 +98,7 @@ def matrix_of(name: str, module: nn.Module) -> Matrix | None:
 def expert_matrices(name: str, module: nn.Module) -> tuple[Matrix, ...]:
     """Return the handles of all experts that a module holds fused, expert by expert.
 
-    None where it holds none, or where neither its class nor the shapes say which way round they are held.
+    Empty where it holds none, or where neither its class nor the shapes say which way round they are held.
     Source: transformers' `use_experts_implementation`, which marks a class with `is_transposed`.
     """
     held = {key: each for key, each in module.named_parameters(recurse=False) if each.ndim == 3}

@@ -10,6 +10,9 @@ from typing import Any
 
 from gossamer.checkpoint.architecture import Architecture
 
+WORTH_SAYING = 0.001
+"""Share of the weights of the blocks: tables of positions, such as T5's, take less."""
+
 
 @dataclass(frozen=True, slots=True)
 class Untouched:
@@ -35,8 +38,8 @@ class Untouched:
 
     @property
     def notes(self) -> list[str]:
-        """One sentence that says so, for people; none where nothing stays dense."""
-        if not self.share:
+        """One sentence that says so, for people; none where nothing but a small table or two stays dense."""
+        if self.share < WORTH_SAYING and not self.expert_matrices:
             return []
         parts = []
         if self.expert_matrices:

@@ -43,21 +43,26 @@ def import_transformers() -> None:
     """Import what models need of torch and transformers; all of it where several processes run one command."""
     if "transformers.modeling_utils" in sys.modules or "WORLD_SIZE" in os.environ:
         return
-    with (
-        _no_collection(),
-        contextlib.suppress(
-            ImportError, AttributeError, TypeError
-        ),  # a version that needs more: as ever, then
-    ):
-        import torch
-        from transformers import utils
+    with _no_collection():
+        _import_quickly()
 
-        asked = "is_torch_distributed_available"
-        if _COMPILER not in sys.modules:
-            sys.modules[_COMPILER] = vars(torch)["_dynamo"] = _Compiler(_COMPILER)
+
+def _import_quickly() -> None:
+    import torch
+    from transformers import utils
+
+    asked = "is_torch_distributed_available"
+    if _COMPILER not in sys.modules:
+        sys.modules[_COMPILER] = vars(torch)["_dynamo"] = _Compiler(_COMPILER)
+    before = set(sys.modules)
+    try:
         without = (mock.patch.object(module, asked, _no) for module in (utils, utils.import_utils))
         with _stand_ins_aside(), next(without), next(without):
             from transformers import GenerationMixin, PreTrainedModel  # noqa: F401
+    except (ImportError, AttributeError, TypeError):  # a version that needs more: as ever, then
+        for name in [each for each in sys.modules if each.startswith("transformers.") and each not in before]:
+            del sys.modules[name]  # what it got of stand-ins would stay in it
+        _real(_COMPILER)
 
 
 @contextlib.contextmanager

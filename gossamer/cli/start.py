@@ -21,7 +21,7 @@ def only_our_words() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(lambda record: record.name.partition(".")[0] == "gossamer")
+    handler.addFilter(lambda record: record.name.partition(".")[0] == "gossamer" and _is_first())
     handler.setFormatter(logging.Formatter("gossamer: %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
@@ -41,7 +41,7 @@ def start(model: str, *, passive_threads: bool = True) -> None:
         passive_threads: keep torch's threads from spinning for work, which makes busy machines crawl. Not where
         speed is measured: the dense model has to run as its users run it.
     """
-    if os.environ.get("RANK", "0") == "0":
+    if _is_first():
         typer.echo(f"opening {model}", err=True)
     if passive_threads:
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -51,3 +51,8 @@ def start(model: str, *, passive_threads: bool = True) -> None:
     if logging.getLogger().level > logging.DEBUG:
         transformers_logging.set_verbosity(logging.CRITICAL)
         transformers_logging.disable_progress_bar()
+
+
+def _is_first() -> bool:
+    """True in the process that speaks: every process that torchrun did not start, and its first."""
+    return os.environ.get("RANK", "0") == "0"

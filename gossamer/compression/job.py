@@ -3,6 +3,7 @@
 What it has reached is not here but in `RunState` (compression/state.py).
 """
 
+import time
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -48,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Job:
-    """One run, prepared; nothing of it changes but the weights of its models."""
+    """One run, prepared. Its models, runners and writer work on; what has been reached is in `RunState`."""
 
     source: Source
     recipe: Recipe
@@ -105,6 +106,7 @@ def prepare(
     Raises:
         UsageError, RecipeError, DataError, CheckpointError: it cannot be done as asked; nothing was written.
     """
+    started = time.monotonic()
     source, recipe, model = request.source, request.recipe, request.source.model
     selection = select(source, recipe, request.layers)
     model.config.use_cache = False
@@ -126,7 +128,7 @@ def prepare(
         for batch in processes.part(model_batches(model, ids_NL, notes))
     ]
     aligns = recipe.calibration.align and any(step.needs is Gram for step in steps)
-    state = kept or RunState(ids_NL, record, sharing, notes)
+    state = kept or RunState(ids_NL, record, sharing, notes, started=started)
     state.written |= {copy for copy, _ in source.architecture.tied}
     job = Job(
         source=source,

@@ -52,7 +52,8 @@ def _let_go(job: Job) -> None:
     job.runner.forget()
     if job.dense is not None:
         job.dense.forget()
-        job.dense.model.to_empty(device="meta")
+        for name in modules_outside_blocks(job.dense.model, job.architecture.blocks):
+            job.dense.model.get_submodule(name).to("meta")
     for name in modules_outside_blocks(job.model, job.architecture.blocks):
         job.source.release(name)
 

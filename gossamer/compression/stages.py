@@ -43,7 +43,7 @@ class BlockWork:
     gains: list[Reconstructed] = field(default_factory=list)
     """What each training gave."""
     settled: list[nn.Parameter] = field(default_factory=list)
-    """Norms and biases that have been trained."""
+    """Norms and biases that the phase at hand has trained."""
 
 
 @dataclass
@@ -80,6 +80,7 @@ def phases(linears: Mapping[str, Steps]) -> list[Phase]:
 
 def apply_phase(job: Job, state: RunState, block: BlockWork, phase: Phase) -> None:
     """Apply the steps of each linear, then train the block; what runs later in it sees the earlier ones done."""
+    block.settled = []
     apart = [settings for settings in phase.trained if settings.apart]
     whole = [settings for settings in phase.trained if not settings.apart]
     for part, until in _parts(job, block, bool(apart)):

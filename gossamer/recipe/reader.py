@@ -140,6 +140,11 @@ class _Reader:
             return {}
         if not isinstance(value, dict):
             raise self._error((key,), f"`{key}` must be a table, got {value!r}")
+        for former, name in FORMER_KEYS.items():
+            if former in value and name in value:
+                raise self._error(
+                    (key, former), f"'{former}' is the former name of '{name}': give one of them"
+                )
         value = {FORMER_KEYS.get(name, name): each for name, each in value.items()}
         self._check_keys(value, Calibration.model_fields, (key,))
         return value

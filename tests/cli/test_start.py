@@ -45,3 +45,22 @@ with only_our_words():
 def test_modules_with_stand_ins_are_had_when_they_are_needed_and_libraries_are_silent() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "opening x\n")
+
+
+OTHER_VERSION = """
+from gossamer.cli import light_import
+light_import._ASIDE = ()  # so that transformers asks the compiler for more than its stand-in has
+light_import.import_transformers()
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+assert not isinstance(torch._dynamo, light_import._Compiler)
+config = LlamaConfig(
+    vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, pad_token_id=None
+)
+LlamaForCausalLM(config)(torch.tensor([[1, 2]]))
+"""
+
+
+def test_a_version_of_transformers_that_needs_more_than_stand_ins_is_imported_as_ever() -> None:
+    done = subprocess.run([sys.executable, "-c", OTHER_VERSION], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

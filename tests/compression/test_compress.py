@@ -1,6 +1,7 @@
 """Runs from end to end: every architecture, what is written, and the time that is given."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -208,6 +209,19 @@ def test_blocks_are_trained_as_long_as_the_minutes_last(parent, text: Path, tmp_
     assert "0 of 2 blocks were trained in the time that was given" in none["notes"]
     for layer in (*long["layers"], *none["layers"]):
         assert layer["sparsity"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_seconds_of_a_run_count_from_the_reading_of_its_text(parent, text: Path, tmp_path: Path) -> None:
+    at: dict[tuple[str, int], float] = {}
+
+    def noting(what: str, done: int, _total: int) -> None:
+        at.setdefault((what, done), time.monotonic())
+
+    manifest = small_run(
+        parent("llama"), RECIPE, tmp_path / "out", text=str(text), progress=noting, **CALIBRATION
+    )
+    took = at["loading the result as a check", 1] - at["reading text", 0]
+    assert manifest["run"]["seconds"] >= took
 
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])

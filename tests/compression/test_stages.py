@@ -1,10 +1,12 @@
 """Chains of steps: zeros, bits and rank are what the recipe says after all of them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import transformers
 
+from gossamer.compression import stages
 from gossamer.formats.low_rank import LowRankWeight, residual_mask
 from tests.compression.runs import AUTO_CLASSES, outputs, small_run
 from tests.conftest import CALIBRATION, Case, read_packed
@@ -32,6 +34,28 @@ def test_zeros_are_what_the_recipe_says_after_pruning_refit_training_and_quantiz
         assert 0 < block["output_error"] < 1
         assert len(block["reconstruction"]) == (2 if apart == "true" else 1)
         assert all(gain["after"] <= gain["before"] for gain in block["reconstruction"])
+
+
+def test_each_training_of_a_whole_block_trains_its_norms_again(
+    parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left_out: list[int] = []
+    real = stages.reconstruct
+
+    def noting(*given: Any, **settings: Any) -> Any:
+        left_out.append(len(settings["but"]))
+        return real(*given, **settings)
+
+    monkeypatch.setattr(stages, "reconstruct", noting)
+    chain = """
+    steps:
+      - {layers: '*', method: wanda, sparsity: 0.5}
+      - {layers: '*', method: reconstruct, epochs: 1}
+      - {layers: '*', method: refit, iterations: 2}
+      - {layers: '*', method: reconstruct, epochs: 1}
+    """
+    small_run(parent("llama"), chain, tmp_path / "out", text=str(text), samples=8, length=32)
+    assert left_out == [0, 0, 0, 0]
 
 
 LOW_RANK_CHAINS = {

@@ -249,6 +249,7 @@ def test_a_wrong_setting_is_named_with_its_line(method: str, setting: str, words
         ("calibration: 4\nsteps: [{method: rtn}]\n", ["line 1", "calibration", "table"]),
         ("calibration:\n  sample: 4\nsteps: [{method: rtn}]", ["line 2", "'sample'", "Did you mean 'samples'"]),
         ("calibration:\n  samples: 0\nsteps: [{method: rtn}]", ["line 2", "samples"]),
+        ("calibration:\n  align: true\n  aim: false\nsteps: [{method: rtn}]", ["line 3", "'aim'", "'align'", "one"]),
         ("calibration:\n  length: many\nsteps: [{method: rtn}]", ["line 2", "length", "many"]),
         ("steps:\n  - method: rtn\n    bits: 4\n    bits: 8\n", ["line 4", "bits", "repeated"]),
         ("steps:\n  - {method: rtn, 4: 8}\n", ["line 2", "4"]),
@@ -271,6 +272,13 @@ def test_what_is_no_recipe_is_explained(text: str, words: list[str]) -> None:
     for word in words:
         assert word in message
     assert len(message) < 1500
+
+
+def test_the_former_name_of_a_key_means_the_same() -> None:
+    [old, new] = (
+        parse_recipe(f"calibration: {{{key}: false}}\nsteps: [{{method: gptq}}]") for key in ("aim", "align")
+    )
+    assert old == new and not old.calibration.align
 
 
 def test_an_alias_bomb_is_refused_at_once() -> None:
