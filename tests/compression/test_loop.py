@@ -51,11 +51,13 @@ def test_aiming_at_the_dense_model_brings_the_outputs_closer(parent, text: Path,
     recipe = "calibration: {{align: {}}}\nsteps: [{{layers: '*', method: gptq, bits: 2, group_size: 32}}]"
     dense, ids_NL = tiny_model("llama"), tiny_inputs("llama", batch_size=4, seed=9)["input_ids"]
     distances = {}
-    for aim in ("true", "false"):
-        small_run(parent("llama"), recipe.format(aim), tmp_path / aim, text=str(text), samples=64, length=32)
-        small = gossamer.load(tmp_path / aim).model
+    for align in ("true", "false"):
+        small_run(
+            parent("llama"), recipe.format(align), tmp_path / align, text=str(text), samples=64, length=32
+        )
+        small = gossamer.load(tmp_path / align).model
         with torch.inference_mode():
-            distances[aim] = float((small(ids_NL).logits - dense(ids_NL).logits).square().mean())
+            distances[align] = float((small(ids_NL).logits - dense(ids_NL).logits).square().mean())
     assert distances["true"] < distances["false"]
 
 

@@ -18,7 +18,7 @@ from tests.conftest import read_packed
 from tests.models import save_tiny
 
 PRUNED = """
-calibration: {{samples: 130, length: 32, align: {aim}}}
+calibration: {{samples: 130, length: 32, align: {align}}}
 steps:
   - {{layers: "*", method: {method}, sparsity: 0.5}}
   - {{layers: head, method: gptq, bits: 4, group_size: 32}}
@@ -44,7 +44,7 @@ def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(
-    ("kind", "method", "aim", "alike"),
+    ("kind", "method", "align", "alike"),
     [
         ("t5", "wanda", "false", 1.0),
         ("llama", "sparsegpt", "true", 0.97),
@@ -52,11 +52,11 @@ def torchrun(*arguments: object, processes: int = 2) -> subprocess.CompletedProc
     ],
 )
 def test_two_processes_find_the_masks_of_one(
-    kind: str, method: str, aim: str, alike: float, text: Path, tmp_path: Path
+    kind: str, method: str, align: str, alike: float, text: Path, tmp_path: Path
 ) -> None:
     """Where weights are fitted one after the other, one tie that falls otherwise moves the next ones: a few differ."""
     save_tiny(kind, tmp_path / "dense", tie_word_embeddings=False)
-    recipe = PRUNED.format(method=method, aim=aim)
+    recipe = PRUNED.format(method=method, align=align)
     (tmp_path / "recipe.yaml").write_text(recipe)
     alone = gossamer.compress(
         tmp_path / "dense", parse_recipe(recipe), out=tmp_path / "alone", text=str(text)
