@@ -105,7 +105,7 @@ class _Reader:
             raise self._error((*place, "method"), f"`method` {got}{hint} Known methods: {known}")
         method = METHODS[name]
         layers = self._globs(fields.pop("layers", "*"), (*place, "layers"))
-        self._check_keys(fields, ("layers", "method", *method.settings.model_fields), place)
+        self._check_keys(fields, ("layers", "method", *method.settings.__pydantic_fields__), place)
         by_glob: tuple[tuple[str, float], ...] = ()
         if isinstance(fields.get("sparsity"), dict):
             by_glob = self._sparsity_table(method, fields, (*place, "sparsity"))
@@ -146,7 +146,7 @@ class _Reader:
                     (key, former), f"'{former}' is the former name of '{name}': give one of them"
                 )
         value = {FORMER_KEYS.get(name, name): each for name, each in value.items()}
-        self._check_keys(value, Calibration.model_fields, (key,))
+        self._check_keys(value, Calibration.__pydantic_fields__, (key,))
         return value
 
     def _check_keys(self, data: dict[str, Any], known: Iterable[str], place: Place) -> None:
