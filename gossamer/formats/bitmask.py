@@ -117,14 +117,13 @@ class BitmaskWeight(PackedWeight):
         stored = tensors["values"]
         if meta["values"] != "int4":
             return prod(self.shape) - int(stored.count_nonzero())
+        kept_SQL, starts_S = reference.bitmask_kept(tensors), tensors["offsets"][:-1]
+        even_S, odd_S = (kept_SQL[:, parity::2].flatten(1).sum(dim=1) for parity in (0, 1))
         num_others = 0
-        kept_SQL = reference.bitmask_kept(tensors)
-        for parity, bits in (
-            (0, 0x0F),
-            (1, 0xF0),
-        ):  # the shorter stream leaves nibbles that belong to no weight
-            position = reference.nibble_positions(kept_SQL[:, parity::2], tensors["offsets"][:-1])
-            num_others += int((stored[position] & bits).count_nonzero())
+        for own_S, other_S, bits in ((even_S, odd_S, 0x0F), (odd_S, even_S, 0xF0)):
+            ownerless = reference.runs(starts_S + own_S, (other_S - own_S).clamp_min(0))
+            num_others += int((stored & bits).count_nonzero())
+            num_others -= int((stored[ownerless] & bits).count_nonzero())
         return prod(self.shape) - num_others
 
     def mask(self) -> Tensor:

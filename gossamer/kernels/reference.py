@@ -187,10 +187,14 @@ def bitmask_kept(tensors: Tensors) -> Tensor:
 
 def nibble_positions(kept_SqL: Tensor, starts_S: Tensor) -> Tensor:
     """Return the byte that each kept lane of one int4 stream (even or odd quads) lies in, in stream order."""
-    counts_S = kept_SqL.flatten(1).sum(dim=1)
-    before_S = counts_S.cumsum(0) - counts_S
-    position = torch.arange(int(counts_S.sum()), device=kept_SqL.device)
-    return position.add_((starts_S - before_S).repeat_interleave(counts_S))
+    return runs(starts_S, kept_SqL.flatten(1).sum(dim=1))
+
+
+def runs(starts_S: Tensor, lengths_S: Tensor) -> Tensor:
+    """Return the numbers start, start + 1, ... of every run, one run after the other."""
+    before_S = lengths_S.cumsum(0) - lengths_S
+    position = torch.arange(int(lengths_S.sum()), device=lengths_S.device)
+    return position.add_((starts_S - before_S).repeat_interleave(lengths_S))
 
 
 def bitmask_values(meta: Meta, tensors: Tensors, kept_SQL: Tensor) -> Tensor:
