@@ -141,6 +141,7 @@ def test_loading_is_silent_and_leaves_the_settings_of_the_user_alone(
     save_tiny("llama", tmp_path)
     capfd.readouterr()
     transformers_logging.set_verbosity(logging.INFO)
+    transformers_logging.enable_progress_bar()  # a command in another test may have turned it off
     try:
         assert open_model(tmp_path).model is not None
         assert transformers_logging.get_verbosity() == logging.INFO
