@@ -102,7 +102,7 @@ def _check(source: Source, selection: Selection) -> None:
         if step.needs is not None:
             raise RecipeError(
                 f"{source.architecture.token_embedding}: {step.method} needs the inputs of a linear, and an embedding "
-                f"has none. Use rtn, magnitude or threshold for embeddings."
+                f"has none. Use rtn for embeddings."
             )
         if not isinstance(step.settings, Grid):
             raise RecipeError(

@@ -80,7 +80,7 @@ def write_results(job: Job, problem: Problem, findings: Findings, notes: list[st
     ]
     points = [_with_recipe(job, point, number) for number, point in enumerate(points, 1)]
     chosen = _chosen(job, problem, findings, points)
-    _write(job.out / CHOSEN, job.recipe(f"chosen for {job.budget.text}", chosen.assignment).to_yaml())
+    write_text(job.out / CHOSEN, job.recipe(f"chosen for {job.budget.text}", chosen.assignment).to_yaml())
     axis = job.budget.axis
     result = SearchResult(
         model=job.model,
@@ -116,17 +116,13 @@ def _chosen(job: Job, problem: Problem, findings: Findings, points: Sequence[Poi
 def _with_recipe(job: Job, point: Point, number: int) -> Point:
     """Write the recipe of a point, and name it there."""
     path = Path(RECIPES) / f"{number:02d}-{_slug(point.name)}.yaml"
-    _write(job.out / path, job.recipe(point.name, point.assignment).to_yaml())
+    write_text(job.out / path, job.recipe(point.name, point.assignment).to_yaml())
     return replace(point, recipe=path.as_posix())
 
 
 def _slug(name: str) -> str:
     words = "".join(character if character.isalnum() else " " for character in name).split()
     return "-".join(words)
-
-
-def _write(path: Path, text: str) -> None:
-    write_text(path, text)
 
 
 def _files(out: Path) -> Files:
