@@ -15,6 +15,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+if torch.cuda.is_available():  # torch cannot differentiate on a GPU beside a device that is written in Python
+    pytest.skip("a real GPU is here (tests/compression/test_gpu.py)", allow_module_level=True)
 try:
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 except ImportError:  # an older torch than the locked one

@@ -78,6 +78,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", "error:::(gossamer|tests)")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--unlocked"):
+        for item in items:
+            if item.get_closest_marker("locked"):
+                item.add_marker(pytest.mark.skip(reason="of the locked versions only"))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from gossamer.calibration.observe import main_output
 from gossamer.checkpoint.read.mapped import give_back_pages
 from gossamer.checkpoint.read.quiet import quiet
+from gossamer.checkpoint.read.skeleton import sketched
 from gossamer.errors import RunError
 
 RELOAD_TOLERANCE = 1e-3
@@ -29,7 +30,7 @@ def reload_difference(
 
     Raises RunError if the difference is more than rounding can explain.
     """
-    with quiet():
+    with quiet(), sketched(model_class):
         loaded = model_class.from_pretrained(folder)
     for name in blocks:
         loaded.get_submodule(name).register_forward_hook(_give_back)

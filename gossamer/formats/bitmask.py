@@ -10,6 +10,7 @@ Bytes per weight at density d: 1/8 + d * bytes of a value + 2/group_size; int4 w
 0.75.
 """
 
+from collections.abc import Mapping
 from math import prod
 
 import torch
@@ -27,7 +28,13 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.integer import check_quantized, check_scales, has_zero_scale, pack_scales, scale_specs
+from gossamer.formats.integer import (
+    check_quantized,
+    check_scales,
+    pack_scales,
+    scale_specs,
+    zero_scale_strips,
+)
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, to_tiles
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
@@ -85,13 +92,12 @@ class BitmaskWeight(PackedWeight):
     def check(self) -> None:
         num_outputs, num_inputs = self.shape
         tensors, meta = self._tensors, self._meta
-        kept_SQL = reference.bitmask_kept(tensors)
-        padded = reference.from_tiles(kept_SQL, kept_SQL.shape[0] * 16, kept_SQL.shape[1] * 4)
-        outside = bool(padded[num_outputs:].any()) or bool(padded[:, num_inputs:].any())
+        inside_SQ = _inside(num_outputs, num_inputs, tensors["mask"].device)
+        outside = bool((tensors["mask"] & ~inside_SQ).any())
         require(not outside, "bitmask: mask outside the matrix", "no bit set", "bits set")
         offsets = tensors["offsets"]
         check_pointers("bitmask: tensor offsets", offsets, meta["num_values"])
-        lengths_S = strip_lengths(kept_SQL, meta["values"])
+        lengths_S = strip_lengths(bit_counts(tensors["mask"]), meta["values"])
         wrong = torch.nonzero(offsets.diff() != lengths_S)
         if wrong.numel():
             s = int(wrong[0])
@@ -105,26 +111,33 @@ class BitmaskWeight(PackedWeight):
         if "bits" in meta:
             check_scales(tensors, num_outputs)
             if f"int{meta['bits']}" != meta["values"]:  # else whatever is stored is in range
-                signed = reference.bitmask_values(meta, tensors, kept_SQL)
+                signed = reference.bitmask_values(meta, tensors, reference.bitmask_kept(tensors))
                 check_signed("bitmask: values", signed, meta["bits"])
         else:
             check_finite("bitmask: values", values)
 
     def num_zeros(self) -> int:
-        meta, tensors = self._meta, self._tensors
-        if "bits" in meta and (not meta["symmetric"] or has_zero_scale(tensors, self.shape[0])):
+        if "bits" in self._meta and not self._meta["symmetric"]:
             return super().num_zeros()
-        stored = tensors["values"]
-        if meta["values"] != "int4":
-            return prod(self.shape) - int(stored.count_nonzero())
-        kept_SQL, starts_S = reference.bitmask_kept(tensors), tensors["offsets"][:-1]
-        even_S, odd_S = (kept_SQL[:, parity::2].flatten(1).sum(dim=1) for parity in (0, 1))
+        num_others = self._num_stored_others()
+        if "bits" in self._meta:
+            strips_S = zero_scale_strips(self._tensors, self.shape[0])
+            num_others -= _num_scaled_away(self._meta, _strips(self._tensors, strips_S))
+        return prod(self.shape) - num_others
+
+    def _num_stored_others(self) -> int:
+        """Return how many stored values are not zero."""
+        stored = self._tensors["values"]
+        if self._meta["values"] != "int4":
+            return int(stored.count_nonzero())
+        starts_S, counts_SQ = self._tensors["offsets"][:-1], bit_counts(self._tensors["mask"])
+        even_S, odd_S = (counts_SQ[:, parity::2].sum(dim=1) for parity in (0, 1))
         num_others = 0
         for own_S, other_S, bits in ((even_S, odd_S, 0x0F), (odd_S, even_S, 0xF0)):
             ownerless = reference.runs(starts_S + own_S, (other_S - own_S).clamp_min(0))
             num_others += int((stored & bits).count_nonzero())
             num_others -= int((stored[ownerless] & bits).count_nonzero())
-        return prod(self.shape) - num_others
+        return num_others
 
     def mask(self) -> Tensor:
         return reference.from_tiles(reference.bitmask_kept(self._tensors), *self.shape).contiguous()
@@ -150,13 +163,47 @@ def check_signed(what: str, signed: Tensor, bits: int) -> None:
     require(-half <= low and high < half, what, f"{-half} to {half - 1}", f"{low} to {high}")
 
 
-def strip_lengths(kept_SQL: Tensor, values: str) -> Tensor:
-    """Return how many elements of `values` each strip takes, int64 [S]."""
+def bit_counts(words: Tensor) -> Tensor:
+    """Return how many bits are set in each int64, as int64: sums of 2, 4 and 8 neighbours, then of the bytes."""
+    words = words - ((words >> 1) & 0x5555555555555555)
+    words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
+    words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F
+    return (words * 0x0101010101010101) >> 56
+
+
+def strip_lengths(counts_SQ: Tensor, values: str) -> Tensor:
+    """Return how many elements of `values` each strip takes, int64 [S], where so many are kept in each quad."""
     if values != "int4":
-        return kept_SQL.flatten(1).sum(dim=1)
-    even_S = kept_SQL[:, 0::2].flatten(1).sum(dim=1)
-    odd_S = kept_SQL[:, 1::2].flatten(1).sum(dim=1)
-    return torch.maximum(even_S, odd_S)
+        return counts_SQ.sum(dim=1)
+    return torch.maximum(counts_SQ[:, 0::2].sum(dim=1), counts_SQ[:, 1::2].sum(dim=1))
+
+
+def _inside(num_outputs: int, num_inputs: int, device: torch.device) -> Tensor:
+    """Return the mask [S, Q] that keeps every weight of a matrix, and nothing of its padding."""
+    rows = to_tiles(torch.ones(num_outputs, 4, dtype=torch.bool, device=device))[:, :1]
+    columns = to_tiles(torch.ones(16, num_inputs, dtype=torch.bool, device=device))[:1]
+    return mask_words(rows) & mask_words(columns)
+
+
+def _strips(tensors: Mapping[str, Tensor], strips_S: Tensor) -> dict[str, Tensor]:
+    """Return the tensors of these strips alone."""
+    offsets, lengths_S = tensors["offsets"], tensors["offsets"].diff()[strips_S]
+    values = tensors["values"][reference.runs(offsets[strips_S], lengths_S)]
+    return {
+        "mask": tensors["mask"][strips_S],
+        "offsets": torch.nn.functional.pad(lengths_S.cumsum(0), (1, 0)),
+        "values": values,
+        "scale": tensors["scale"][strips_S],
+    }
+
+
+def _num_scaled_away(meta: Meta, tensors: dict[str, Tensor]) -> int:
+    """Return how many stored values that are not zero have a scale of zero."""
+    values_SQL = reference.bitmask_values(meta, tensors, reference.bitmask_kept(tensors))
+    lanes_SGL = (tensors["scale"] == 0).repeat_interleave(4, dim=2)
+    quads = (meta["group_size"] or values_SQL.shape[1] * 4) // 4
+    is_away_SQL = lanes_SGL.repeat_interleave(quads, dim=1)[:, : values_SQL.shape[1]]
+    return int((values_SQL[:, : is_away_SQL.shape[1]][is_away_SQL]).count_nonzero())
 
 
 def mask_words(kept_SQL: Tensor) -> Tensor:
@@ -170,7 +217,7 @@ def mask_words(kept_SQL: Tensor) -> Tensor:
 
 def _pack(tiles_SQL: Tensor, mask_OI: Tensor, values: str, quantized: Quantized | None) -> BitmaskWeight:
     kept_SQL = to_tiles(mask_OI)
-    offsets = torch.nn.functional.pad(strip_lengths(kept_SQL, values).cumsum(0), (1, 0))
+    offsets = torch.nn.functional.pad(strip_lengths(kept_SQL.sum(dim=2), values).cumsum(0), (1, 0))
     num_values = int(offsets[-1])
     dtype = VALUE_DTYPES[values]
     stored = torch.zeros(num_values + PADDING_BYTES // dtype.itemsize, dtype=dtype, device=mask_OI.device)

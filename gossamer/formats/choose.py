@@ -122,7 +122,7 @@ def _pattern(matrix_OI: Tensor, mask_OI: Tensor, quantized: Quantized | None, dt
         values, holds = integer_values(quantized.bits), integer.can_hold_mask(quantized, mask_OI)
         kept = {}
     return Pattern(
-        num_values=int(strip_lengths(to_tiles(mask_OI), values).sum()),
+        num_values=int(strip_lengths(to_tiles(mask_OI).sum(dim=2), values).sum()),
         slots=fewest_slots(mask_OI),
         blocks={block: int(kept_RC.sum()) for block, kept_RC in kept.items() if kept_RC is not None},
         zero_means_removed=holds,

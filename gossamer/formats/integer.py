@@ -123,6 +123,13 @@ def has_zero_scale(tensors: Mapping[str, Tensor], num_outputs: int) -> bool:
     return bool((scale_RG == 0).any())
 
 
+def zero_scale_strips(tensors: Mapping[str, Tensor], num_outputs: int) -> Tensor:
+    """Return the numbers of the strips in which a group of weights has the scale 0, int64."""
+    rows_S16 = (tensors["scale"] == 0).any(dim=1)
+    rows_S16.flatten()[num_outputs:] = False
+    return torch.nonzero(rows_S16.any(dim=1)).flatten()
+
+
 def can_hold_mask(quantized: Quantized, mask_OI: Tensor) -> bool:
     """True when `integer` gives back exactly this mask: symmetric, and no kept weight has the zero code."""
     if not quantized.symmetric:

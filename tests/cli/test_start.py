@@ -42,6 +42,7 @@ with only_our_words():
 """
 
 
+@pytest.mark.locked
 def test_modules_with_stand_ins_are_had_when_they_are_needed_and_libraries_are_silent() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "opening x\n")

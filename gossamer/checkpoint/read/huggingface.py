@@ -18,7 +18,7 @@ from gossamer.checkpoint.architecture import tied_parameters
 from gossamer.checkpoint.read.folder import ModelFolder, read_folder
 from gossamer.checkpoint.read.generation import read_generation
 from gossamer.checkpoint.read.quiet import quiet
-from gossamer.checkpoint.read.skeleton import build_skeleton, config_from_dict
+from gossamer.checkpoint.read.skeleton import build_skeleton, config_from_dict, sketched
 from gossamer.checkpoint.read.ties import own_weights, stored_twice, untie
 from gossamer.errors import CheckpointError, GossamerError, UnsupportedModelError
 
@@ -140,7 +140,7 @@ class FolderReader:
         prefix = self.folder.prefix
         renamed = {"key_mapping": {f"^{re.escape(prefix)}": ""}} if prefix else {}
         try:
-            with quiet():
+            with quiet(), sketched(type(self.skeleton)):
                 model, info = type(self.skeleton).from_pretrained(
                     self.folder.path,
                     config=None if self.kind == "gossamer" else self.config,

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import wraps
 from typing import Any
 from unittest import mock
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 from transformers import PretrainedConfig, PreTrainedModel
@@ -87,12 +88,8 @@ def build_skeleton(config: PretrainedConfig, num_tensors: int, where: str) -> Pr
         )
     try:
         kind = model_class(config)
-        with quiet(), torch.device("meta"):
-            try:
-                with _without_values(), _TablesOnCPU():
-                    return kind(config).eval().to("meta")
-            except Exception:  # of a class that mixes tables and sketches: as ever, then
-                return kind(config).eval()
+        with quiet():
+            return _built(kind, config)
     except UnsupportedModelError:
         raise
     except Exception as error:  # whatever a contradictory config makes a constructor do
@@ -102,32 +99,58 @@ def build_skeleton(config: PretrainedConfig, num_tensors: int, where: str) -> Pr
         ) from error
 
 
+def _built(kind: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    try:
+        with sketched(kind), torch.device("meta"):
+            return kind(config).eval().to("meta")
+    except Exception:
+        if kind in _MIXING:
+            raise
+        _MIXING.add(kind)
+        return _built(kind, config)
+
+
+_MIXING: set[type[PreTrainedModel]] = set()
+"""Classes that could not be built inside `sketched`: they compute with tables and sketches together."""
+
+
 @contextmanager
-def _without_values() -> Iterator[None]:
-    """While open, torch's modules draw no first values: on the meta device there are none to draw."""
+def sketched(kind: type[PreTrainedModel]) -> Iterator[None]:
+    """While open, building such a model on the meta device imports little: no first values are drawn for it, and tables
+    that begin with `torch.arange` are computed on the CPU.
+
+    What torch imports to sketch random numbers and ranges (sympy) would be a tenth of the time in which a small model
+    is opened. To be entered before `torch.device("meta")`; other devices see no difference. Nothing is changed for a
+    class that `build_skeleton` found to need more.
+    """
+    if kind in _MIXING:
+        yield
+        return
     drawing = [name for name in dir(init) if name.endswith("_") and not name.startswith("_")]
     with ExitStack() as stack:
         for name in drawing:
-            stack.enter_context(mock.patch.object(init, name, _as_given))
+            stack.enter_context(mock.patch.object(init, name, _drawn_where_real(getattr(init, name))))
+        stack.enter_context(_TablesOnCPU())
         yield
 
 
-def _as_given(tensor: torch.Tensor, *_args: object, **_settings: object) -> torch.Tensor:
-    return tensor
+def _drawn_where_real(draw: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @wraps(draw)
+    def drawn(tensor: Tensor, *args: Any, **settings: Any) -> Tensor:
+        return tensor if tensor.is_meta else draw(tensor, *args, **settings)
+
+    return drawn
 
 
 class _TablesOnCPU(TorchFunctionMode):
-    """While open, `torch.arange`, with which tables of positions begin, is computed rather than sketched.
-
-    What torch imports to sketch it (sympy) would be a tenth of the time in which a small model is opened.
-    """
+    """While open, `torch.arange` on the meta device is had on the CPU."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         settings = dict(kwargs or {})
-        if func is torch.arange:
-            settings.setdefault("device", "cpu")
+        if func is torch.arange and str(settings.get("device")) == "meta":
+            settings["device"] = "cpu"
         return func(*args, **settings)
 
 
@@ -145,7 +168,7 @@ def fill_buffers(model: PreTrainedModel) -> None:
             model._init_weights(module)
 
 
-def set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
+def set_parameter(model: nn.Module, name: str, value: Tensor) -> None:
     """Replace the parameter called `name`, whatever its device was."""
     owner, _, leaf = name.rpartition(".")
     model.get_submodule(owner)._parameters[leaf] = nn.Parameter(value)
