@@ -1,5 +1,6 @@
 """How work that takes long tells how far it has come."""
 
+import time
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
@@ -10,3 +11,14 @@ Count = Callable[[int, int], None]
 
 def silent(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
+
+
+def late(progress: Progress, seconds: float = 1.5) -> Progress:
+    """Pass on only what is told so long from now: work that is over by then needs no telling."""
+    begin = time.monotonic() + seconds
+
+    def tell(what: str, done: int, total: int) -> None:
+        if time.monotonic() >= begin:
+            progress(what, done, total)
+
+    return tell

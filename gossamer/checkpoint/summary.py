@@ -22,6 +22,7 @@ from gossamer.checkpoint.untouched import Untouched, untouched
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.weight import PackedWeight
 from gossamer.layers.packed_module import PackedModule
+from gossamer.progress import Progress, silent
 
 _NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 _SLICE = 1 << 22
@@ -108,15 +109,18 @@ class Summary:
         }
 
 
-def inspect(path_or_id: str | Path) -> Summary:
-    """Return the summary of a model folder, GGUF file or hub model; raises as `open_model` does."""
-    return summarise(open_model(path_or_id))
+def inspect(path_or_id: str | Path, progress: Progress = silent) -> Summary:
+    """Return the summary of a model folder, GGUF file or hub model; raises as `open_model` does.
+
+    `progress` counts matrices.
+    """
+    return summarise(open_model(path_or_id), progress)
 
 
-def summarise(source: Source) -> Summary:
+def summarise(source: Source, progress: Progress = silent) -> Summary:
     """Return the summary of an opened model."""
     architecture = source.architecture
-    matrices = tuple(_matrices(source))
+    matrices = tuple(_matrices(source, progress))
     inside = [matrix for matrix in matrices if matrix.role == "block"]
     others = tuple(_others(source))
     zeros = sum(each.sparsity * each.parameters for each in inside)
@@ -142,7 +146,7 @@ def summarise(source: Source) -> Summary:
     )
 
 
-def _matrices(source: Source) -> Iterator[MatrixSummary]:
+def _matrices(source: Source, progress: Progress) -> Iterator[MatrixSummary]:
     architecture = source.architecture
     roles = [(name, "embedding") for name in architecture.embeddings]
     roles += [(name, "block") for block in architecture.blocks for name in architecture.linears(block)]
@@ -150,7 +154,8 @@ def _matrices(source: Source) -> Iterator[MatrixSummary]:
     if architecture.output_head is not None:
         roles.append((architecture.output_head, "head"))
     known: dict[str, tuple[int, float, str]] = {}
-    for name, role in roles:
+    for done, (name, role) in enumerate(roles):
+        progress("reading matrices", done, len(roles))
         yield _matrix(source, name, role, known)
 
 

@@ -15,8 +15,12 @@ def inspect(model: Model, json_: Json = False) -> None:
     start(model)
     from gossamer.checkpoint.summary import inspect as run
     from gossamer.cli.show.model import print_summary
+    from gossamer.cli.show.progress import progress_bars
+    from gossamer.progress import late
 
-    print_result(run(model), json_, print_summary)
+    with progress_bars() as progress:
+        summary = run(model, late(progress))
+    print_result(summary, json_, print_summary)
 
 
 def report(

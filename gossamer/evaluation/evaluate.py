@@ -71,10 +71,15 @@ def evaluate(
     """
     engine = choose_engine(model, engine)
     activations = activations or DEFAULT_ACTIVATIONS[engine]
+    num_models = 1 if against is None else 2
+    progress("reading models", 0, num_models)
     subject = _open_subject(model, engine, activations)
+    progress("reading models", 1, num_models)
     parent = None if against is None else load(against, dtype=torch.float32).model
+    progress("reading models", num_models, num_models)
     if subject.tokenizer is None:
         raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")
+    progress("reading text", 0, 1)
     documents = deduplicate(read_documents(text)).documents
     kind = _kind(subject.model)
     if parent is not None and _kind(parent) != kind:
@@ -83,6 +88,7 @@ def evaluate(
         )
     before = _conditions(kind, model, against, engine, activations)
     if kind == "embeddings":
+        progress("reading text", 1, 1)
         return _checked(_embeddings(before, subject, parent, documents, progress))
     length = _fitting(length, DEFAULT_LENGTH if kind == "causal" else PSEUDO_LENGTH, subject.model)
     if num_windows is None:
@@ -90,6 +96,7 @@ def evaluate(
     vocabulary = subject.model.config.get_text_config().vocab_size
     stream = tokenize(documents, subject.tokenizer, Path(text).name, vocabulary)
     cut = windows(stream, length, stride, num_windows)
+    progress("reading text", 1, 1)
     measure = _causal if kind == "causal" else _masked
     return _checked(measure(before, subject, parent, cut, progress))
 

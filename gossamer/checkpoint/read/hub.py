@@ -29,8 +29,11 @@ def fetch(hub_id: str) -> Path:
     """Return the local folder of a hub model, downloading what is missing; CheckpointError if that fails."""
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     options: dict[str, Any] = {"repo_id": hub_id, "allow_patterns": PATTERNS, "ignore_patterns": ["*/*"]}
+    silenced = are_progress_bars_disabled()  # with the bars of reading, which our own take the place of
+    enable_progress_bars()
     try:
         return Path(huggingface_hub.snapshot_download(**options))
     except Exception as error:  # httpx, OSError, hub errors: the cache may still serve
@@ -46,3 +49,6 @@ def fetch(hub_id: str) -> Path:
                 f"hub cannot be reached or does not have it ({reason:.200}), and no copy is cached. "
                 "Check the spelling, or download the folder elsewhere and give its path."
             ) from None
+    finally:
+        if silenced:
+            disable_progress_bars()
