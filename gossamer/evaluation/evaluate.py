@@ -71,12 +71,11 @@ def evaluate(
     """
     engine = choose_engine(model, engine)
     activations = activations or DEFAULT_ACTIVATIONS[engine]
-    num_models = 1 if against is None else 2
-    progress("reading models", 0, num_models)
+    progress("reading models", 0, 2)
     subject = _open_subject(model, engine, activations)
-    progress("reading models", 1, num_models)
+    progress("reading models", 1, 2)
     parent = None if against is None else load(against, dtype=torch.float32).model
-    progress("reading models", num_models, num_models)
+    progress("reading models", 2, 2)
     if subject.tokenizer is None:
         raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")
     progress("reading text", 0, 1)
