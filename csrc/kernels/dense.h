@@ -51,6 +51,7 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
   const Shape& m = decoder.m;
   constexpr bool two_sums =
       kHighShift != 0 && size <= 4;  // for more tokens one shift a quad is cheaper than the registers
+  constexpr bool made_signed = kSignedDot && !Decoder::kSmall;  // small codes are below 128 as they are
   constexpr int64_t fold_columns = fold_steps * kStepColumns;
   const int64_t folds = m.padded_columns() / fold_columns, group_folds = m.group_columns() / fold_columns;
   const Scales scales(m, strip);
@@ -66,10 +67,12 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
     for (; fold < end; ++fold, x_scale += size, x_start += size, x_sum += size) {
       I16 low[size], high[size];
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(x_start[t]), high[t] = set1_i(0); });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+        low[t] = set1_i(made_signed ? 0 : x_start[t]), high[t] = set1_i(0);
+      });
       unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
         decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
-          const B64 code = two_sums ? u : right_words<shift>(u);
+          const B64 code = made_signed ? xor_b(u, set1_b(128)) : two_sums ? u : right_words<shift>(u);
           unroll<size>([&](auto t) GOSSAMER_LAMBDA {
             I16& acc = two_sums && shift ? high[t] : low[t];
             acc = dot_word<Decoder::kSmall>(acc, code, x + 4 * (q * size + t));
@@ -145,7 +148,7 @@ void sweep_block(const FloatPanel& panel, const float* x, int64_t columns, const
   });
 }
 
-// Codes count from zero (unsigned), or are the values themselves: tiles take signed bytes on both sides.
+// Codes count from zero (unsigned), or are the values themselves: tiles and kSignedDot take signed bytes on both sides.
 template <bool is_signed>
 struct CodePanel {
   static constexpr int kColumns = 640;
@@ -154,7 +157,7 @@ struct CodePanel {
   alignas(64) float offset[kColumns / kStepColumns][kStripRows];  // of -start
   bool small, asymmetric;
 };
-using IntegerPanel = CodePanel<false>;
+using IntegerPanel = CodePanel<kSignedDot>;
 
 template <class Decoder, bool is_signed>
 void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column,
@@ -186,7 +189,7 @@ void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_sca
   for (int64_t column = 0; column < columns;
        column += fold_columns, x_scale += size, x_start += size, x_sum += size) {
     I16 acc[size];
-    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(x_start[t]); });
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(kSignedDot ? 0 : x_start[t]); });
     for (int quad = 0; quad < fold_columns / 4; quad += unrolled, codes += unrolled, x += 4 * unrolled * size)
       unroll<unrolled>([&](auto q) GOSSAMER_LAMBDA {
         const B64 u = load_b(codes[q]);

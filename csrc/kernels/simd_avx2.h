@@ -16,6 +16,7 @@ struct F16 { __m256 a, b; };
 struct I16 { __m256i a, b; };
 struct B64 { __m256i a, b; };
 
+constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 4;
 constexpr float kColumnUnit = 1.0f;
 constexpr int kHighShift = 0;

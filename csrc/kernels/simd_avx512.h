@@ -1,7 +1,7 @@
 // The vector operations of the kernels in AVX-512 (F, BW, VL, DQ, VNNI, VBMI, VBMI2).
 //
 // F16: 16 floats, I16: 16 int32, B64: 64 bytes in tile order (lane 4r+j). A "column" j of a B64 is one byte of each of
-// the 16 dwords. simd_avx2.h and simd_scalar.h offer the same names.
+// the 16 dwords. simd_avx2.h, simd_neon.h and simd_scalar.h offer the same names.
 #pragma once
 
 #include <immintrin.h>
@@ -18,6 +18,9 @@ using F16 = __m512;
 using I16 = __m512i;
 using B64 = __m512i;
 
+// Whether dot() takes signed bytes on both sides. Else the first are unsigned: activations of windows are then stored as
+// code + 128, weights as code + zero, and what that adds is taken off where the sums begin.
+constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 12;
 // Values that operations return in other units, because the exact power of two is free to apply with the scale.
 constexpr float kColumnUnit = 1.0f / 16777216.0f;  // column(): byte << 24
@@ -91,7 +94,7 @@ template <int j> GOSSAMER_INLINE F16 column(B64 a) {
   return to_float(_mm512_shuffle_epi8(a, pick));
 }
 
-// acc[r] += sum over j of u[4r+j] * s[4r+j]; u unsigned, s signed. Exact. In assembly: gcc 12 copies accumulators otherwise.
+// acc[r] += sum over j of u[4r+j] * s[4r+j]; u unsigned (kSignedDot: signed), s signed. Exact. In assembly: gcc 12 copies accumulators otherwise.
 GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
   return acc;

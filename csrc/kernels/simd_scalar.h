@@ -17,6 +17,7 @@ struct F16 { float v[16]; };
 struct I16 { int32_t v[16]; };
 struct B64 { uint8_t v[64]; };
 
+constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 4;
 constexpr float kColumnUnit = 1.0f;
 constexpr int kHighShift = 0;

@@ -271,8 +271,7 @@ int main(int argc, char** argv) {
   Store store;
   const Plan plan = make_plan(store);
   std::vector<float> logits;  // with int8 activations
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx}) {
-    if (isa > detect_isa()) continue;
+  for (Isa isa : usable_isas()) {
     set_isa(isa_name(isa));
     std::vector<float> before = std::exchange(logits, {});
     for (int threads : {1, 2, 4})
