@@ -85,7 +85,8 @@ GOSSAMER_INLINE I16 sub_i(I16 x, I16 y) {
   return each<I16>([&](auto i) GOSSAMER_LAMBDA { return vsubq_s32(x.v[i], y.v[i]); });
 }
 template <int n> GOSSAMER_INLINE I16 left_i(I16 x) {
-  return each<I16>([&](auto i) GOSSAMER_LAMBDA { return vshlq_n_s32(x.v[i], n); });
+  if constexpr (n == 0) return x;
+  else return each<I16>([&](auto i) GOSSAMER_LAMBDA { return vshlq_n_s32(x.v[i], n); });
 }
 template <int n> GOSSAMER_INLINE I16 right_i(I16 x) {
   if constexpr (n == 0) return x;
@@ -165,20 +166,14 @@ GOSSAMER_INLINE F16 lookup(F16 table, I16 index) {
     return vreinterpretq_f32_u8(vqtbl4q_u8(bytes, vreinterpretq_u8_u32(pick)));
   });
 }
-// The conversion divides by 2^24 at no cost.
 template <int j> GOSSAMER_INLINE F16 column(B64 x) {
-  return each<F16>([&](auto i) GOSSAMER_LAMBDA {
-    const int32x4_t four = vreinterpretq_s32_u8(x.v[i]);
-    if constexpr (j == 3)
-      return vcvtq_n_f32_s32(vandq_s32(four, vdupq_n_s32(static_cast<int>(0xFF000000))), 24);
-    else return vcvtq_n_f32_s32(vshlq_n_s32(four, 24 - 8 * j), 24);
-  });
+  const I16 four = dwords<0>(x);
+  return to_float(right_i<24>(left_i<24 - 8 * j>(four)));
 }
 
 GOSSAMER_INLINE I16 dot(I16 acc, B64 x, B64 y) {
-  return each<I16>([&](auto i) GOSSAMER_LAMBDA {
-    return vdotq_s32(acc.v[i], as_signed(x.v[i]), as_signed(y.v[i]));
-  });
+  return each<I16>([&](auto i)
+                       GOSSAMER_LAMBDA { return vdotq_s32(acc.v[i], as_signed(x.v[i]), as_signed(y.v[i])); });
 }
 GOSSAMER_INLINE I16 dot_small(I16 acc, B64 x, B64 y) { return dot(acc, x, y); }
 template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 x, const uint8_t* p) {
@@ -298,9 +293,7 @@ GOSSAMER_INLINE F16 load_int8(const int8_t* p) {
                     vmovl_s16(vget_low_s16(high)), vmovl_s16(vget_high_s16(high))}});
 }
 GOSSAMER_INLINE void store_half(uint16_t* p, F16 x) {
-  unroll<4>([&](auto i) GOSSAMER_LAMBDA {
-    vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i])));
-  });
+  unroll<4>([&](auto i) GOSSAMER_LAMBDA { vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i]))); });
 }
 
 }  // namespace
