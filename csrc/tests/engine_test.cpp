@@ -189,7 +189,7 @@ int main(int argc, char** argv) {
     expect(isa != Isa::amx || logits == before, "tiles change the logits");
     std::printf("%s: done\n", isa_name(isa));
   }
-  const long steps = argc > 1 ? std::atol(argv[1]) : 1000;
+  const long steps = argc > 1 ? std::atol(argv[1]) : 300;
   Engine engine(plan, {.threads = 2, .int8_activations = true, .max_step_tokens = 16, .cache_blocks = 8});
   write(engine, 20, 100);
   const long before = resident_kb();
