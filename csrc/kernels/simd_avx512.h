@@ -22,6 +22,7 @@ using B64 = __m512i;
 // code + 128, weights as code + zero, and what that adds is taken off where the sums begin.
 constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 12;
+constexpr int kSweepQuads = 8;  // of weights that a sweep unrolls
 // Values that operations return in other units, because the exact power of two is free to apply with the scale.
 constexpr float kColumnUnit = 1.0f / 16777216.0f;  // column(): byte << 24
 constexpr int kHighShift = 4;                      // high_nibbles(): code << 4
@@ -119,7 +120,9 @@ GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
 }
 
 // The next popcount(mask) bytes of p spread over the lanes of the mask, zero elsewhere.
-GOSSAMER_INLINE B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
+GOSSAMER_INLINE B64 expand_bytes(const uint8_t* bits, const uint8_t*& p) {
+  uint64_t mask;
+  std::memcpy(&mask, bits, 8);
   const B64 lanes = _mm512_maskz_expand_epi8(_cvtu64_mask64(mask), load_b(p));
   p += __builtin_popcountll(mask);
   return lanes;
@@ -198,3 +201,5 @@ GOSSAMER_INLINE void store_half(uint16_t* p, F16 v) {
 
 }  // namespace
 }  // namespace gossamer
+
+#include "kernels/whole_sums.h"

@@ -19,6 +19,7 @@ struct B64 { uint8x16_t v[4]; };
 
 constexpr bool kSignedDot = true;
 constexpr int kLargestBlock = 4;
+constexpr int kSweepQuads = 1;
 constexpr float kColumnUnit = 1.0f;
 constexpr int kHighShift = 0;
 constexpr float kNibbleUnit = 1.0f;
@@ -176,12 +177,18 @@ GOSSAMER_INLINE I16 dot(I16 acc, B64 x, B64 y) {
                        GOSSAMER_LAMBDA { return vdotq_s32(acc.v[i], as_signed(x.v[i]), as_signed(y.v[i])); });
 }
 GOSSAMER_INLINE I16 dot_small(I16 acc, B64 x, B64 y) { return dot(acc, x, y); }
-template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 x, const uint8_t* p) {
+
+// Sums over a fold, as in dots_avx2.h: codes of 8 bits are multiplied as code - 128, narrower ones are signed as they are.
+constexpr int kNarrowestSums = 7;
+template <int bits> GOSSAMER_INLINE constexpr int first_sum(int start) { return bits == 8 ? 0 : start; }
+template <int bits, int q, int quads>
+GOSSAMER_INLINE void add_products(I16& sum, I16&, B64 codes, const uint8_t* x) {
   uint32_t word;
-  std::memcpy(&word, p, 4);
+  std::memcpy(&word, x, 4);
   const uint8x16_t all = vreinterpretq_u8_u32(vdupq_n_u32(word));
-  return dot(acc, x, {{all, all, all, all}});
+  sum = dot(sum, bits == 8 ? xor_b(codes, set1_b(128)) : codes, {{all, all, all, all}});
 }
+
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
   const uint8x16_t all = vld1q_u8(p);
   return {{all, all, all, all}};
@@ -229,7 +236,9 @@ GOSSAMER_INLINE uint8x8_t expand_octet(uint64_t mask, uint64_t counts, const uin
   const uint8x8_t next = vld1_u8(p + count_before<octet>(counts));
   return vtbl1_u8(next, lanes_of<octet>(mask));
 }
-GOSSAMER_INLINE B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
+GOSSAMER_INLINE B64 expand_bytes(const uint8_t* bits, const uint8_t*& p) {
+  uint64_t mask;
+  std::memcpy(&mask, bits, 8);
   const uint64_t counts = running_counts(mask);
   const B64 lanes = each<B64>([&](auto i) GOSSAMER_LAMBDA {
     return vcombine_u8(expand_octet<2 * i>(mask, counts, p), expand_octet<2 * i + 1>(mask, counts, p));
