@@ -15,7 +15,7 @@ SOURCES := pyproject.toml $(VERSIONS) CMakeLists.txt $(shell find csrc -type f)
 # Two processes share the tests; each computes on one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup $(PYTEST_FLAGS)
 
-.PHONY: demo test test-newest test-oldest vocabularies check lock bench kernels-bench quality-bench frontier docs sanitize clean
+.PHONY: demo test test-newest test-oldest test-arm vocabularies check lock bench kernels-bench quality-bench frontier docs sanitize clean
 
 demo: $(VENV)/.ready
 	$(BIN)/gossamer demo
@@ -45,6 +45,10 @@ test-oldest:
 	mkdir -p build && { echo $(TORCH); $(PYTHON) scripts/oldest_versions.py; } > build/oldest.txt
 	$(MAKE) test VENV=.venv-oldest VERSIONS=build/oldest.txt PYTEST_FLAGS=--unlocked
 
+# The C++ tests for 64-bit ARM, in an emulator; skipped, and says so, without the tools. ARM_FLAGS=--required fails instead.
+test-arm: $(VENV)/.ready
+	PATH=$(abspath $(BIN)):$$PATH scripts/test_arm.sh $(ARM_FLAGS)
+
 # The lock, made anew: the newest versions that pyproject.toml allows and that fit each other, on every Python and system.
 lock:
 	$(PYTHON) -m venv build/uv
@@ -69,10 +73,12 @@ kernels-bench: $(VENV)/.ready
 quality-bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/quality.py
 
-# The C++ test of the engine, at every instruction set, under the address sanitizer (and the undefined one, over everything but the kernels).
+# The C++ tests, at every instruction set, under the address sanitizer (and the undefined one, over everything but the kernels).
 sanitize:
 	cmake -S . -B build/sanitized -DGOSSAMER_SANITIZE=ON
-	cmake --build build/sanitized --target engine_test
+	cmake --build build/sanitized
+	build/sanitized/products_test
+	build/sanitized/rows_test
 	build/sanitized/engine_test 10000
 
 docs: $(VENV)/.ready

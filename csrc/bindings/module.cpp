@@ -22,8 +22,7 @@ nb::class_<M> bind_matrix(nb::module_& module, const char* name, const char* doc
 
 std::vector<std::string> available_isas() {
   std::vector<std::string> names;
-  for (int isa = 0; isa <= static_cast<int>(detect_isa()); ++isa)
-    names.emplace_back(isa_name(static_cast<Isa>(isa)));
+  for (Isa isa : usable_isas()) names.emplace_back(isa_name(isa));
   return names;
 }
 

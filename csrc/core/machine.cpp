@@ -14,6 +14,10 @@
 #if defined(GOSSAMER_X86_64)
 #include <cpuid.h>
 #endif
+#if defined(GOSSAMER_AARCH64) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 namespace gossamer {
 
@@ -31,22 +35,35 @@ bool has(uint32_t word, int bit) { return (word >> bit) & 1; }
 
 }  // namespace
 
-Isa detect_isa() {
+std::vector<Isa> usable_isas() {
+  std::vector<Isa> isas{Isa::scalar};
   uint32_t a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid(1, &a, &b, &c, &d)) return Isa::scalar;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return isas;
   const bool xsave = has(c, 27), fma = has(c, 12), f16c = has(c, 29), popcnt = has(c, 23);
-  if (!(xsave && fma && f16c && popcnt)) return Isa::scalar;
+  if (!(xsave && fma && f16c && popcnt)) return isas;
   const uint64_t states = enabled_states();
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return Isa::scalar;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return isas;
   const bool avx2 = has(b, 5) && has(b, 3) && has(b, 8);  // avx2, bmi1, bmi2
-  if (!avx2 || (states & 0x06) != 0x06) return Isa::scalar;
+  if (!avx2 || (states & 0x06) != 0x06) return isas;
+  isas.push_back(Isa::avx2);
   const bool foundation = has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // f, dq, bw, vl
   const bool extensions = has(c, 1) && has(c, 6) && has(c, 11);                  // vbmi, vbmi2, vnni
-  if (!foundation || !extensions || (states & 0xE6) != 0xE6) return Isa::avx2;
-  return tiles_usable() ? Isa::amx : Isa::avx512;
+  if (!foundation || !extensions || (states & 0xE6) != 0xE6) return isas;
+  isas.push_back(Isa::avx512);
+  if (tiles_usable()) isas.push_back(Isa::amx);
+  return isas;
+}
+#elif defined(GOSSAMER_AARCH64)
+std::vector<Isa> usable_isas() {
+#if defined(__ARM_FEATURE_DOTPROD)  // what the compiler takes for granted, as on Apple's CPUs
+  return {Isa::scalar, Isa::neon};
+#elif defined(__linux__)
+  if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP) return {Isa::scalar, Isa::neon};
+#endif
+  return {Isa::scalar};
 }
 #else
-Isa detect_isa() { return Isa::scalar; }
+std::vector<Isa> usable_isas() { return {Isa::scalar}; }
 #endif
 
 namespace {

@@ -1,12 +1,14 @@
 // What this machine can run: instruction set levels and the number of threads we may use.
 #pragma once
 
+#include <vector>
+
 namespace gossamer {
 
-enum class Isa { scalar = 0, avx2 = 1, avx512 = 2, amx = 3 };
+enum class Isa { scalar, avx2, avx512, amx, neon };
 
-// The highest level that both the CPU (cpuid) and the operating system (xgetbv) support.
-Isa detect_isa();
+// The levels that both the CPU and the operating system support, slowest first; scalar is always among them.
+std::vector<Isa> usable_isas();
 
 // Whether the machine lends this process tiles (AMX-INT8); asks the operating system for them.
 bool tiles_lent();

@@ -122,7 +122,7 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
                               .granule = layout.granule(),
                               .scale_columns = layout.scale_columns,
                               .fold_columns = layout.fold_columns,
-                              .is_unsigned = layout.windows,
+                              .is_unsigned = layout.windows && !table.signed_dot,
                               .zero = layout.zero};
       float* scales = memory.scales + t * folds;
       int32_t* starts = memory.starts + t * folds;

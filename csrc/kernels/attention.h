@@ -35,31 +35,40 @@ struct BlockView {
   }
 };
 
-constexpr int kFewRows = 4;  // up to so many rows memory is what is waited for: ask for it early
+constexpr int kFewRows = 4;
+// With few rows memory is what is waited for: ask for it early.
+constexpr bool asks_early(int rows, Cells cells) { return rows <= kFewRows && cells != Cells::float32; }
+constexpr bool kManyRegisters = kLargestBlock >= 12;
+constexpr int kPartRows = kManyRegisters ? 8 : 4;  // whose sums stay in registers
 
 // scores[t][token] of one block, before the mask. query: [head_dim][size], scaled.
 template <int size, Cells cells>
 GOSSAMER_INLINE void score_block(const CacheShape& shape, const BlockView& block, const float* query,
                                  float scores[][kCacheTokens]) {
   constexpr int64_t row_bytes = kCacheTokens * cell_bytes(cells);
-  F16 acc[size][2];
-  unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t][0] = acc[t][1] = zero_f(); });
-  for (int64_t d = 0; d < shape.head_dim; ++d, query += size) {
-    if constexpr (size <= kFewRows) __builtin_prefetch(block.values + d * row_bytes);
-    const F16 k0 = load_cells<cells>(block.keys, d * kCacheTokens),
-              k1 = load_cells<cells>(block.keys, d * kCacheTokens + 16);
+  constexpr int width = kManyRegisters || size <= 2 ? 2 : 1;  // of 16 tokens each, at once
+  for (int first = 0; first < 2; first += width) {
+    F16 acc[size][width];
+    unroll<size * width>([&](auto i) GOSSAMER_LAMBDA { acc[i / width][i % width] = zero_f(); });
+    for (int64_t d = 0; d < shape.head_dim; ++d) {
+      if (asks_early(size, cells) && first == 0) __builtin_prefetch(block.values + d * row_bytes);
+      F16 k[width];
+      unroll<width>([&](auto h) GOSSAMER_LAMBDA {
+        k[h] = load_cells<cells>(block.keys, d * kCacheTokens + 16 * (first + h));
+      });
+      unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+        const F16 q = set1_f(query[d * size + t]);
+        unroll<width>([&](auto h) GOSSAMER_LAMBDA { acc[t][h] = fma_f(k[h], q, acc[t][h]); });
+      });
+    }
     unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-      const F16 q = set1_f(query[t]);
-      acc[t][0] = fma_f(k0, q, acc[t][0]);
-      acc[t][1] = fma_f(k1, q, acc[t][1]);
+      unroll<width>([&](auto h) GOSSAMER_LAMBDA {
+        const int token = 16 * (first + h);
+        if (shape.int8) acc[t][h] = mul_f(acc[t][h], load_f(block.key_scales + token));
+        store_f(scores[t] + token, acc[t][h]);
+      });
     });
   }
-  unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-    unroll<2>([&](auto h) GOSSAMER_LAMBDA {
-      if (shape.int8) acc[t][h] = mul_f(acc[t][h], load_f(block.key_scales + 16 * h));
-      store_f(scores[t] + 16 * h, acc[t][h]);
-    });
-  });
 }
 
 // out[t] = out[t] * correction[t] + sum over the first `tokens` of weights[t][token] * values[token]. next: the keys of the
@@ -75,7 +84,7 @@ GOSSAMER_INLINE void add_values(const BlockView& block, int64_t head_dim, int64_
     });
   });
   for (int token = 0; token < tokens; ++token) {
-    if constexpr (size <= kFewRows)
+    if constexpr (asks_early(size, cells))
       for (int64_t byte = 0; byte < 16 * width * cell_bytes(cells); byte += 64)
         __builtin_prefetch(next + (column * kCacheTokens + token * 16 * width) * cell_bytes(cells) + byte);
     F16 v[width];
@@ -173,7 +182,7 @@ void attend_block_rows(const AttentionRows& a) {
         correction[t] = running[row + t].rise(scores[t]);
       }
       for (int t = 0; t < size; ++t) running[row + t].weigh(a.shape, block, scores[t]);
-      constexpr int width = size <= kFewRows ? 4 : 2;
+      constexpr int width = kManyRegisters ? (size <= kFewRows ? 4 : 2) : (size > 2 ? 1 : 4 / size);
       int64_t column = 0;
       for (; column + 16 * width <= head_dim; column += 16 * width)
         add_values<size, cells, width>(block, head_dim, column, tokens, scores, correction, next, out + row);
@@ -196,8 +205,8 @@ template <Cells cells> void attend_cells(const AttentionRows& all) {
       part.first[t] = all.first[done + t], part.last[t] = all.last[done + t];
     }
     switch (size) {
-      case 24: attend_block_rows<8, cells, 3>(part); break;
-      case 8: attend_block_rows<8, cells, 1>(part); break;
+      case 24: attend_block_rows<kPartRows, cells, 24 / kPartRows>(part); break;
+      case 8: attend_block_rows<kPartRows, cells, 8 / kPartRows>(part); break;
       case 4: attend_block_rows<4, cells, 1>(part); break;
       case 3: attend_block_rows<3, cells, 1>(part); break;
       case 2: attend_block_rows<2, cells, 1>(part); break;

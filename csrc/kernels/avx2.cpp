@@ -1,4 +1,4 @@
-#include "kernels/simd_avx2.h"
+#include "kernels/dots_avx2.h"
 // The vector operations must come first.
 #include "kernels/instantiate.h"
 

@@ -1,6 +1,7 @@
 // Decoders: from a packed format to registers, one step (8 quads = 32 columns of a strip) at a time.
 //
 // A decoder offers
+//   kBits, kZero                   how wide codes are, and the code of zero
 //   begin(strip) -> Cursor         where the strip starts; a cursor can be kept and continued later
 //   floats(cursor, sink)           sink(quad<0..7>, c[4]): four columns of signed values, to be multiplied by kUnit
 //   bytes(cursor, sink)            sink(quad<0..7>, shift<0 | kHighShift>, u): value + kZero as unsigned bytes << shift
@@ -39,7 +40,7 @@ template <int bits>
 struct IntegerDecoder {
   static constexpr bool kScaled = true;
   static constexpr int kZero = 1 << (bits - 1);
-  static constexpr bool kSmall = bits <= 7;  // no pair of products overflows 16 bits
+  static constexpr int kBits = bits;
   static constexpr bool kLookup = bits <= 4;
   static constexpr float kUnit = kLookup ? 1.0f : kColumnUnit;
   static constexpr bool k8 = bits == 8, k4 = bits >= 4 && bits < 8,
@@ -124,7 +125,7 @@ template <Values kind>
 struct BitmaskDecoder {
   static constexpr bool kScaled = kind == Values::nibble || kind == Values::int8;
   static constexpr int kZero = kind == Values::nibble ? 8 : 128;
-  static constexpr bool kSmall = kind == Values::nibble;
+  static constexpr int kBits = kind == Values::nibble ? 4 : 8;
   static constexpr float kUnit = kind == Values::int8 ? kColumnUnit : 1.0f;
 
   struct Cursor { const uint8_t *mask, *even, *odd; };  // odd: nibbles only
@@ -148,7 +149,7 @@ struct BitmaskDecoder {
   template <class Sink> GOSSAMER_INLINE void bytes(Cursor& c, const Sink& sink) const {
     look_ahead(c);
     unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
-      const uint64_t mask = load_u64(c.mask, q);
+      const uint8_t* mask = c.mask + 8 * q;
       if constexpr (kind == Values::int8) {
         sink(q, Const<0>{}, xor_b(expand_bytes(mask, c.even), set1_b(128)));
       } else if constexpr (q % 2) {
@@ -164,19 +165,19 @@ struct BitmaskDecoder {
   template <class Sink> GOSSAMER_INLINE void floats(Cursor& c, const Sink& sink) const {
     look_ahead(c);
     unroll<kStepQuads>([&](auto q) GOSSAMER_LAMBDA {
-      const uint64_t mask = load_u64(c.mask, q);
+      const uint8_t* bits = c.mask + 8 * q;
       F16 v[4];
       if constexpr (kind == Values::nibble) {
         constexpr int shift = 4 * (q % 2);
-        const B64 spread = expand_bytes(mask, q % 2 ? c.odd : c.even);
+        const B64 spread = expand_bytes(bits, q % 2 ? c.odd : c.even);
         unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = lookup(table, dwords<8 * j + shift>(spread)); });
       } else if constexpr (kind == Values::int8) {
-        const B64 spread = expand_bytes(mask, c.even);
+        const B64 spread = expand_bytes(bits, c.even);
         unroll<4>([&](auto j) GOSSAMER_LAMBDA { v[j] = column<j>(spread); });
       } else if constexpr (kind == Values::float32) {
-        expand_float_columns(mask, c.even, v);
+        expand_float_columns(load_u64(bits, 0), c.even, v);
       } else {
-        expand_half_columns<kind == Values::bfloat16>(mask, c.even, v);
+        expand_half_columns<kind == Values::bfloat16>(load_u64(bits, 0), c.even, v);
       }
       sink(q, v);
     });

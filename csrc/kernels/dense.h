@@ -49,6 +49,7 @@ void matvec_float(const Decoder& decoder, const Activations& act, float* y, int6
 template <class Decoder, int fold_steps, int size>
 void block_int8(const Decoder& decoder, const Activations& act, int64_t token, float* y, int64_t strip) {
   const Shape& m = decoder.m;
+  constexpr int bits = Decoder::kBits;
   constexpr bool two_sums =
       kHighShift != 0 && size <= 4;  // for more tokens one shift a quad is cheaper than the registers
   constexpr int64_t fold_columns = fold_steps * kStepColumns;
@@ -65,14 +66,15 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
     const F16 scale = scales.of(group, 1.0f);
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
     for (; fold < end; ++fold, x_scale += size, x_start += size, x_sum += size) {
-      I16 low[size], high[size];
-      unroll<size>([&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(x_start[t]), high[t] = set1_i(0); });
+      I16 low[size], high[size], part[size];
+      unroll<size>(
+          [&](auto t) GOSSAMER_LAMBDA { low[t] = set1_i(first_sum<bits>(x_start[t])), high[t] = set1_i(0); });
       unroll<fold_steps>([&](auto) GOSSAMER_LAMBDA {
         decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
           const B64 code = two_sums ? u : right_words<shift>(u);
           unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-            I16& acc = two_sums && shift ? high[t] : low[t];
-            acc = dot_word<Decoder::kSmall>(acc, code, x + 4 * (q * size + t));
+            add_products<bits, q, kStepQuads>(two_sums && shift ? high[t] : low[t], part[t], code,
+                                              x + 4 * (q * size + t));
           });
         });
         x += kStepColumns * size;
@@ -152,7 +154,8 @@ struct CodePanel {
   alignas(64) uint8_t codes[kColumns / 4][64];
   alignas(64) float scale[kColumns / kStepColumns][kStripRows];
   alignas(64) float offset[kColumns / kStepColumns][kStripRows];  // of -start
-  bool small, asymmetric;
+  int bits;  // how wide codes are, at least kNarrowestSums
+  bool asymmetric;
 };
 using IntegerPanel = CodePanel<false>;
 
@@ -160,7 +163,7 @@ template <class Decoder, bool is_signed>
 void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_t strip, int64_t column,
                 int64_t columns, CodePanel<is_signed>& panel) {
   const Scales scales(decoder.m, strip);
-  panel.small = Decoder::kSmall;
+  panel.bits = Decoder::kBits > kNarrowestSums ? Decoder::kBits : kNarrowestSums;
   panel.asymmetric = scales.minimum != nullptr;
   for (int64_t done = 0; done < columns; done += kStepColumns) {
     const int64_t group = scales.group_of(column + done), step = done / kStepColumns;
@@ -175,23 +178,24 @@ void fill_panel(const Decoder& decoder, typename Decoder::Cursor& cursor, int64_
   }
 }
 
-template <int size, bool small, bool asymmetric>
+template <int size, int bits, bool asymmetric>
 void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_scale, const int32_t* x_start,
                  const float* x_sum, int64_t columns, int fold_columns, const Rows& rows, int64_t token,
                  bool begin) {
-  constexpr int unrolled = kLargestBlock >= 12 ? kStepQuads : 1;  // quads
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = begin ? zero_f() : rows.load(token + t); });
   const uint8_t (*codes)[64] = panel.codes;
   for (int64_t column = 0; column < columns;
        column += fold_columns, x_scale += size, x_start += size, x_sum += size) {
-    I16 acc[size];
-    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(x_start[t]); });
-    for (int quad = 0; quad < fold_columns / 4; quad += unrolled, codes += unrolled, x += 4 * unrolled * size)
-      unroll<unrolled>([&](auto q) GOSSAMER_LAMBDA {
+    I16 acc[size], part[size];
+    unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = set1_i(first_sum<bits>(x_start[t])); });
+    for (int quad = 0; quad < fold_columns / 4;
+         quad += kSweepQuads, codes += kSweepQuads, x += 4 * kSweepQuads * size)
+      unroll<kSweepQuads>([&](auto q) GOSSAMER_LAMBDA {
         const B64 u = load_b(codes[q]);
-        unroll<size>([&](auto t)
-                         GOSSAMER_LAMBDA { acc[t] = dot_word<small>(acc[t], u, x + 4 * (q * size + t)); });
+        unroll<size>([&](auto t) GOSSAMER_LAMBDA {
+          add_products<bits, q, kSweepQuads>(acc[t], part[t], u, x + 4 * (q * size + t));
+        });
       });
     const int64_t step = column / kStepColumns;
     const F16 scale = load_f(panel.scale[step]);
@@ -208,12 +212,12 @@ void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_sca
 
 template <int size, class... Arguments>
 GOSSAMER_INLINE void sweep_some(const IntegerPanel& panel, Arguments... arguments) {
-  if (panel.asymmetric) {
-    if (panel.small) return sweep_block<size, true, true>(panel, arguments...);
-    return sweep_block<size, false, true>(panel, arguments...);
-  }
-  if (panel.small) return sweep_block<size, true, false>(panel, arguments...);
-  return sweep_block<size, false, false>(panel, arguments...);
+  unroll<9 - kNarrowestSums>([&](auto wider) GOSSAMER_LAMBDA {
+    constexpr int bits = kNarrowestSums + wider;
+    if (panel.bits != bits) return;
+    if (panel.asymmetric) sweep_block<size, bits, true>(panel, arguments...);
+    else sweep_block<size, bits, false>(panel, arguments...);
+  });
 }
 
 struct Sweep {

@@ -47,8 +47,8 @@ void run_nm(const NMView& m, const Activations& act, bool int8, float* y, int64_
 }
 
 constexpr KernelTable make_table(const char* name) {
-  return {name,     kLargestBlock, quantize, run_integer, run_bitmask, run_nm,       run_row_major,
-          norm_row, gate_row,      add_row,  largest,     rotate_head, append_cache, attend_rows};
+  return {name,     kLargestBlock, kSignedDot, quantize, run_integer, run_bitmask,  run_nm,     run_row_major,
+          norm_row, gate_row,      add_row,    largest,  rotate_head, append_cache, attend_rows};
 }
 
 }  // namespace

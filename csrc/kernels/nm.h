@@ -73,7 +73,7 @@ void nm_float(const NMView& m, const Activations& act, int64_t token, float* y, 
   });
 }
 
-// Activations are unsigned (code + 128): what is counted too much is 128 * sum(w), the same for all tokens.
+// Unless kSignedDot, activations are unsigned (code + 128): what is counted too much is 128 * sum(w), the same for all tokens.
 template <Values kind, int planes, int size>
 void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, int64_t strip) {
   const int64_t folds = m.padded_columns() / act.fold_columns,
@@ -81,7 +81,7 @@ void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, i
   const Scales scales(m, strip);
   const uint8_t* x = act.codes + token * m.padded_columns();
   const float* x_scale = act.scales + token * folds;
-  const B64 ones = set1_b(1);
+  [[maybe_unused]] const B64 ones = set1_b(1);
   F16 total[size];
   unroll<size>([&](auto t) GOSSAMER_LAMBDA { total[t] = zero_f(); });
   int64_t plane = strip * m.windows() * planes;
@@ -90,10 +90,13 @@ void nm_int8(const NMView& m, const Activations& act, int64_t token, float* y, i
     const F16 scale = scales.of(group, NMPlane<kind>::kByteUnit);
     const int64_t end = group + 1 == m.groups ? folds : fold + group_folds;
     for (; fold < end; ++fold, x_scale += size) {
-      I16 weights = set1_i(0);
-      for (int p = 0; p < fold_windows * planes; ++p)
-        weights = dot_small(weights, ones, NMPlane<kind>(m, plane + p).bytes());
-      const I16 start = sub_i(set1_i(0), left_i<7>(weights));
+      I16 start = set1_i(0);
+      if constexpr (!kSignedDot) {
+        I16 weights = set1_i(0);
+        for (int p = 0; p < fold_windows * planes; ++p)
+          weights = dot_small(weights, ones, NMPlane<kind>(m, plane + p).bytes());
+        start = sub_i(start, left_i<7>(weights));
+      }
       I16 acc[size];
       unroll<size>([&](auto t) GOSSAMER_LAMBDA { acc[t] = start; });
       const auto add_window = [&](auto) GOSSAMER_LAMBDA {

@@ -1,5 +1,5 @@
 // The vector operations of the kernels in AVX2 (with FMA, F16C, BMI2): two 32-byte halves for each of the 64-byte
-// vectors of simd_avx512.h, rows 0-7 and rows 8-15. No VNNI: products are summed with vpmaddubsw, without saturation.
+// vectors of simd_avx512.h, rows 0-7 and rows 8-15. How products are summed is in dots_avx2.h and dots_avxvnni.h.
 #pragma once
 
 #include <immintrin.h>
@@ -16,7 +16,9 @@ struct F16 { __m256 a, b; };
 struct I16 { __m256i a, b; };
 struct B64 { __m256i a, b; };
 
+constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 4;
+constexpr int kSweepQuads = 8;  // of weights that a sweep unrolls
 constexpr float kColumnUnit = 1.0f;
 constexpr int kHighShift = 0;
 constexpr float kNibbleUnit = 1.0f;
@@ -72,22 +74,24 @@ GOSSAMER_INLINE void store_i(int* p, I16 x) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 8), x.b);
 }
 GOSSAMER_INLINE int reduce_max(I16 x) {
-  int lanes[16], result = INT32_MIN;
-  store_i(lanes, x);
-  for (int lane : lanes) result = lane > result ? lane : result;
-  return result;
+  const __m256i eight = _mm256_max_epi32(x.a, x.b);
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(_mm_max_epi32(four, _mm_shuffle_epi32(four, 1)));
 }
 GOSSAMER_INLINE int reduce_add(I16 x) {
-  int lanes[16], result = 0;
-  store_i(lanes, x);
-  for (int lane : lanes) result += lane;
-  return result;
+  const __m256i eight = _mm256_add_epi32(x.a, x.b);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 1)));
 }
 GOSSAMER_INLINE I16 round_f(F16 x) { return {_mm256_cvtps_epi32(x.a), _mm256_cvtps_epi32(x.b)}; }
 GOSSAMER_INLINE void store_low_bytes(uint8_t* p, I16 x) {
-  int lanes[16];
-  store_i(lanes, x);
-  for (int i = 0; i < 16; ++i) p[i] = static_cast<uint8_t>(lanes[i]);
+  const __m256i low = _mm256_set1_epi32(0xFF);
+  const __m256i words = _mm256_packus_epi32(_mm256_and_si256(x.a, low), _mm256_and_si256(x.b, low));
+  const __m256i bytes = _mm256_packus_epi16(words, words);  // in dwords 0, 4, 1, 5
+  const __m256i sorted = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(sorted));
 }
 
 GOSSAMER_INLINE __m256i load_256(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
@@ -139,30 +143,11 @@ template <int j> GOSSAMER_INLINE __m256 column_half(__m256i x) {
 }
 template <int j> GOSSAMER_INLINE F16 column(B64 x) { return {column_half<j>(x.a), column_half<j>(x.b)}; }
 
-GOSSAMER_INLINE __m256i dot_half_small(__m256i acc, __m256i u, __m256i s) {
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
-}
-// vpmaddubsw saturates at 32767, 255 * 127 * 2 is more: take the top bit of u apart.
-GOSSAMER_INLINE __m256i dot_half(__m256i acc, __m256i u, __m256i s) {
-  const __m256i rest = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(0x7F)), s);
-  const __m256i top = _mm256_maddubs_epi16(_mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1)), s);
-  acc = _mm256_add_epi32(acc, _mm256_madd_epi16(rest, _mm256_set1_epi16(1)));
-  return _mm256_add_epi32(acc, _mm256_madd_epi16(top, _mm256_set1_epi16(128)));
-}
-GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) {
-  return {dot_half(acc.a, u.a, s.a), dot_half(acc.b, u.b, s.b)};
-}
-GOSSAMER_INLINE I16 dot_small(I16 acc, B64 u, B64 s) {
-  return {dot_half_small(acc.a, u.a, s.a), dot_half_small(acc.b, u.b, s.b)};
-}
 GOSSAMER_INLINE B64 broadcast4(const uint8_t* p) {
   int word;
   std::memcpy(&word, p, 4);
   const __m256i all = _mm256_set1_epi32(word);
   return {all, all};
-}
-template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 u, const uint8_t* p) {
-  return small ? dot_small(acc, u, broadcast4(p)) : dot(acc, u, broadcast4(p));
 }
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
   const __m256i all = _mm256_broadcastsi128_si256(load_128(p));
@@ -174,30 +159,34 @@ GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
   return low_nibbles(or_b(words, left_words<4>(words)));
 }
 
-// For each octet of mask bits, which of the next bytes goes to each lane (0x80: none).
-struct SpreadTable {
-  alignas(64) uint8_t lane[256][8];
-  constexpr SpreadTable() : lane{} {
-    for (int mask = 0; mask < 256; ++mask)
-      for (int i = 0, next = 0; i < 8; ++i)
-        lane[mask][i] = (mask >> i) & 1 ? static_cast<uint8_t>(next++) : 0x80;
+// Which of the next 16 bytes goes to each of 16 lanes (0x80 and more: none): what `low` says of the first octet of mask bits,
+// plus what `high` says of the second; `low` adds the bytes that the first one takes.
+struct SpreadTables {
+  alignas(64) uint8_t low[256][16], high[256][16];
+  constexpr SpreadTables() : low{}, high{} {
+    for (int mask = 0; mask < 256; ++mask) {
+      int taken = 0;
+      for (int i = 0; i < 8; ++i)
+        low[mask][i] = high[mask][8 + i] = (mask >> i) & 1 ? static_cast<uint8_t>(taken++) : 0x80;
+      for (int i = 8; i < 16; ++i) low[mask][i] = static_cast<uint8_t>(taken);
+    }
   }
 };
-constexpr SpreadTable kSpread;
+constexpr SpreadTables kSpread;
 
-GOSSAMER_INLINE __m128i expand_octet(uint64_t mask, int octet, const uint8_t*& p) {
-  const int bits = (mask >> (8 * octet)) & 0xFF;
-  const __m128i next = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-  p += __builtin_popcount(bits);
-  return _mm_shuffle_epi8(next, _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSpread.lane[bits])));
+GOSSAMER_INLINE __m128i expand_16(const uint8_t* mask, const uint8_t* p) {
+  return _mm_shuffle_epi8(load_128(p),
+                          _mm_add_epi8(load_128(kSpread.low[mask[0]]), load_128(kSpread.high[mask[1]])));
 }
-GOSSAMER_INLINE B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
-  __m128i lanes[4];  // of 16: put together in registers, because small stores followed by a large load stall
-  for (int i = 0; i < 4; ++i) {
-    const __m128i low = expand_octet(mask, 2 * i, p), high = expand_octet(mask, 2 * i + 1, p);
-    lanes[i] = _mm_unpacklo_epi64(low, high);
-  }
-  return {_mm256_set_m128i(lanes[1], lanes[0]), _mm256_set_m128i(lanes[3], lanes[2])};
+// The octets come from memory and no load waits for more than one sum of population counts.
+GOSSAMER_INLINE B64 expand_bytes(const uint8_t* mask, const uint8_t*& p) {
+  uint64_t bits;
+  std::memcpy(&bits, mask, 8);
+  const auto before = [bits](int lanes) { return __builtin_popcountll(bits << (64 - lanes)); };
+  const __m128i l0 = expand_16(mask, p), l1 = expand_16(mask + 2, p + before(16)),
+                l2 = expand_16(mask + 4, p + before(32)), l3 = expand_16(mask + 6, p + before(48));
+  p += __builtin_popcountll(bits);
+  return {_mm256_set_m128i(l1, l0), _mm256_set_m128i(l3, l2)};
 }
 
 template <bool brain> GOSSAMER_INLINE __m256 widen(__m128i halves) {

@@ -1,7 +1,7 @@
 // The vector operations of the kernels in AVX-512 (F, BW, VL, DQ, VNNI, VBMI, VBMI2).
 //
 // F16: 16 floats, I16: 16 int32, B64: 64 bytes in tile order (lane 4r+j). A "column" j of a B64 is one byte of each of
-// the 16 dwords. simd_avx2.h and simd_scalar.h offer the same names.
+// the 16 dwords. simd_avx2.h, simd_neon.h and simd_scalar.h offer the same names.
 #pragma once
 
 #include <immintrin.h>
@@ -18,7 +18,11 @@ using F16 = __m512;
 using I16 = __m512i;
 using B64 = __m512i;
 
+// Whether dot() takes signed bytes on both sides. Else the first are unsigned: activations of windows are then stored as
+// code + 128, weights as code + zero, and what that adds is taken off where the sums begin.
+constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 12;
+constexpr int kSweepQuads = 8;  // of weights that a sweep unrolls
 // Values that operations return in other units, because the exact power of two is free to apply with the scale.
 constexpr float kColumnUnit = 1.0f / 16777216.0f;  // column(): byte << 24
 constexpr int kHighShift = 4;                      // high_nibbles(): code << 4
@@ -91,7 +95,7 @@ template <int j> GOSSAMER_INLINE F16 column(B64 a) {
   return to_float(_mm512_shuffle_epi8(a, pick));
 }
 
-// acc[r] += sum over j of u[4r+j] * s[4r+j]; u unsigned, s signed. Exact. In assembly: gcc 12 copies accumulators otherwise.
+// acc[r] += sum over j of u[4r+j] * s[4r+j]; u unsigned (kSignedDot: signed), s signed. Exact. In assembly: gcc 12 copies accumulators otherwise.
 GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(u), "v"(s));
   return acc;
@@ -116,7 +120,9 @@ GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
 }
 
 // The next popcount(mask) bytes of p spread over the lanes of the mask, zero elsewhere.
-GOSSAMER_INLINE B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
+GOSSAMER_INLINE B64 expand_bytes(const uint8_t* bits, const uint8_t*& p) {
+  uint64_t mask;
+  std::memcpy(&mask, bits, 8);
   const B64 lanes = _mm512_maskz_expand_epi8(_cvtu64_mask64(mask), load_b(p));
   p += __builtin_popcountll(mask);
   return lanes;
@@ -195,3 +201,5 @@ GOSSAMER_INLINE void store_half(uint16_t* p, F16 v) {
 
 }  // namespace
 }  // namespace gossamer
+
+#include "kernels/whole_sums.h"

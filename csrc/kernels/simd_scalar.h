@@ -17,7 +17,9 @@ struct F16 { float v[16]; };
 struct I16 { int32_t v[16]; };
 struct B64 { uint8_t v[64]; };
 
+constexpr bool kSignedDot = false;
 constexpr int kLargestBlock = 4;
+constexpr int kSweepQuads = 1;
 constexpr float kColumnUnit = 1.0f;
 constexpr int kHighShift = 0;
 constexpr float kNibbleUnit = 1.0f;
@@ -194,7 +196,9 @@ OPERATION B64 load_nibbles(const uint8_t* p) {
   return each<B64>([&](int i) -> uint8_t { return (p[i / 2] >> (4 * (i & 1))) & 15; });
 }
 
-OPERATION B64 expand_bytes(uint64_t mask, const uint8_t*& p) {
+OPERATION B64 expand_bytes(const uint8_t* bits, const uint8_t*& p) {
+  uint64_t mask;
+  std::memcpy(&mask, bits, 8);
   B64 result = set1_b(0);
   for (; mask; mask &= mask - 1) result.v[__builtin_ctzll(mask)] = *p++;
   return result;
@@ -265,3 +269,5 @@ OPERATION void store_half(uint16_t* p, F16 v) {
 }  // namespace gossamer
 
 #undef OPERATION
+
+#include "kernels/whole_sums.h"

@@ -17,6 +17,9 @@ extern const KernelTable scalar_table;
 #if defined(GOSSAMER_X86_64)
 extern const KernelTable avx2_table, avx512_table;
 #endif
+#if defined(GOSSAMER_AARCH64)
+extern const KernelTable neon_table;
+#endif
 #if defined(GOSSAMER_AMX)
 extern const TileKernels amx_tiles;
 #endif
@@ -74,25 +77,26 @@ const KernelTable& table_of(Isa isa) {
   if (isa == Isa::avx512) return avx512_table;
   if (isa == Isa::avx2) return avx2_table;
 #endif
+#if defined(GOSSAMER_AARCH64)
+  if (isa == Isa::neon) return neon_table;
+#endif
   (void)isa;
   return scalar_table;
 }
 
 Isa parse_isa(const std::string& name, const std::string& where) {
-  const Isa best = detect_isa();
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx}) {
-    if (name != isa_name(isa)) continue;
-    if (isa > best)
-      throw std::invalid_argument(where + ": this machine has no " + name + ", its best level is " +
-                                  isa_name(best));
-    return isa;
+  std::string names;
+  for (Isa isa : usable_isas()) {
+    if (name == isa_name(isa)) return isa;
+    names += (names.empty() ? "" : ", ") + std::string(isa_name(isa));
   }
-  throw std::invalid_argument(where + ": expected scalar, avx2, avx512 or amx, got '" + name + "'");
+  throw std::invalid_argument(where + ": expected one that this machine has (" + names + "), got '" + name +
+                              "'");
 }
 
 Isa first_choice() {
   if (const char* name = std::getenv("GOSSAMER_ISA"); name && *name) return parse_isa(name, "GOSSAMER_ISA");
-  const Isa best = detect_isa();
+  const Isa best = usable_isas().back();
 #if defined(GOSSAMER_AMX)
   if (best == Isa::amx && !tiles_pay()) return Isa::avx512;
 #endif
@@ -104,7 +108,14 @@ std::atomic<int> active{-1};
 }  // namespace
 
 const char* isa_name(Isa isa) {
-  return isa == Isa::amx ? "amx" : isa == Isa::avx512 ? "avx512" : isa == Isa::avx2 ? "avx2" : "scalar";
+  switch (isa) {
+    case Isa::scalar: return "scalar";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+    case Isa::amx: return "amx";
+    case Isa::neon: return "neon";
+  }
+  return "";
 }
 
 Isa active_isa() {

@@ -92,6 +92,7 @@ struct TileKernels {
 struct KernelTable {
   const char* name;
   int largest_block;
+  bool signed_dot;  // int8 activations are signed in windows too
   // x: first token of the block, tokens are `columns` apart.
   void (*quantize)(const QuantizePlan&, const float* x, uint8_t* codes, float* scales, int32_t* starts);
   // y[t * rows + o] for the rows of strips [first, last) and all tokens.

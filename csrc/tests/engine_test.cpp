@@ -16,103 +16,13 @@
 #include <vector>
 
 #include "engine/engine.h"
-#include "formats/validate.h"
+#include "tests/store.h"
 
 namespace gossamer {
 namespace {
 
 constexpr int64_t kHidden = 96, kInner = 160, kVocabulary = 70, kHeads = 6, kKeyHeads = 2, kHeadDim = 16,
                   kRank = 13;
-
-void expect(bool holds, const char* what) {
-  if (holds) return;
-  std::fprintf(stderr, "engine_test: %s\n", what);
-  std::exit(1);
-}
-
-// Owns what views point into.
-struct Store {
-  std::mt19937 random{7};
-  std::vector<std::unique_ptr<uint8_t[]>> buffers;
-
-  uint8_t* bytes(int64_t count, bool noise = true) {
-    buffers.push_back(std::make_unique<uint8_t[]>(static_cast<size_t>(count)));
-    uint8_t* data = buffers.back().get();
-    for (int64_t i = 0; noise && i < count; ++i) data[i] = static_cast<uint8_t>(random());
-    return data;
-  }
-  float* floats(int64_t count, float around, float spread) {
-    float* data = reinterpret_cast<float*>(bytes(count * 4, false));
-    std::normal_distribution<float> normal(around, spread);
-    for (int64_t i = 0; i < count; ++i) data[i] = normal(random);
-    return data;
-  }
-  void set_shape(Shape& m, int64_t rows, int64_t columns, int64_t group_size) {
-    m.rows = rows, m.columns = columns, m.group_size = group_size;
-    validate_shape(m);
-    m.groups = columns / group_size;
-    const int64_t count = m.strips() * m.groups * kStripRows;
-    uint16_t* scale = reinterpret_cast<uint16_t*>(bytes(count * 2, false));
-    for (int64_t i = 0; i < count; ++i)
-      scale[i] = static_cast<uint16_t>(0x2400 + random() % 256);  // about 1/64
-    m.scale = scale;
-  }
-  IntegerView integer(int64_t rows, int64_t columns, int bits, bool minimum) {
-    IntegerView m;
-    set_shape(m, rows, columns, 32);
-    m.bits = bits;
-    if (minimum) m.minimum = m.scale;
-    const int64_t lanes = m.strips() * m.quads() * 64;
-    if (bits == 8) m.codes8 = bytes(lanes);
-    if (bits >= 4 && bits < 8) m.codes4 = bytes(lanes / 2);
-    if (bits == 2 || bits == 3 || bits == 6 || bits == 7) m.codes2 = bytes(lanes / 4);
-    if (bits & 1) m.codes1 = bytes(lanes / 8);
-    return m;
-  }
-  NMView nm(int64_t rows, int64_t columns, int planes) {
-    NMView m;
-    set_shape(m, rows, columns, 32);
-    m.planes = planes;
-    m.codes = bytes(m.strips() * m.windows() * planes * 64);
-    return m;
-  }
-  BitmaskView bitmask(int64_t rows, int64_t columns, Values kind) {
-    BitmaskView m;
-    set_shape(m, rows, columns, 32);
-    m.kind = kind;
-    std::vector<uint64_t> mask;
-    std::vector<int64_t> offsets{0};
-    for (int64_t strip = 0; strip < m.strips(); ++strip) {
-      int64_t count[2] = {0, 0};
-      for (int64_t quad = 0; quad < m.quads(); ++quad) {
-        uint64_t word = 0;
-        for (int lane = 0; lane < 64; ++lane)
-          if (strip * 16 + lane / 4 < rows && quad * 4 + lane % 4 < columns && random() % 2)
-            word |= uint64_t{1} << lane;
-        mask.push_back(word);
-        count[quad % 2] += __builtin_popcountll(word);
-      }
-      offsets.push_back(offsets.back() +
-                        (kind == Values::nibble ? std::max(count[0], count[1]) : count[0] + count[1]));
-    }
-    const auto copy = [&](const auto& values) {
-      uint8_t* data = bytes(static_cast<int64_t>(values.size()) * 8, false);
-      std::memcpy(data, values.data(), values.size() * 8);
-      return data;
-    };
-    m.mask = copy(mask), m.offsets = copy(offsets);
-    m.values = bytes(offsets.back() * value_bytes(kind) + 64);
-    validate_bitmask(m, offsets.back());
-    return m;
-  }
-  DenseView dense(int64_t rows, int64_t columns) {
-    DenseView m;
-    m.rows = rows, m.columns = columns, m.group_size = columns, m.kind = Values::float32;
-    m.data = reinterpret_cast<const uint8_t*>(floats(rows * columns, 0, 0.1f));
-    return m;
-  }
-  RowNorm norm(int64_t size) { return {.weight = floats(size, 1, 0.1f), .bias = nullptr, .epsilon = 1e-5f}; }
-};
 
 LinearsOp linears(int input, std::vector<Linear> list, Then then, int target = 0) {
   LinearsOp op;
@@ -271,8 +181,7 @@ int main(int argc, char** argv) {
   Store store;
   const Plan plan = make_plan(store);
   std::vector<float> logits;  // with int8 activations
-  for (Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx}) {
-    if (isa > detect_isa()) continue;
+  for (Isa isa : usable_isas()) {
     set_isa(isa_name(isa));
     std::vector<float> before = std::exchange(logits, {});
     for (int threads : {1, 2, 4})
@@ -280,7 +189,7 @@ int main(int argc, char** argv) {
     expect(isa != Isa::amx || logits == before, "tiles change the logits");
     std::printf("%s: done\n", isa_name(isa));
   }
-  const long steps = argc > 1 ? std::atol(argv[1]) : 1000;
+  const long steps = argc > 1 ? std::atol(argv[1]) : 300;
   Engine engine(plan, {.threads = 2, .int8_activations = true, .max_step_tokens = 16, .cache_blocks = 8});
   write(engine, 20, 100);
   const long before = resident_kb();

@@ -143,6 +143,41 @@ def test_the_number_of_threads_does_not_change_a_bit(name: str) -> None:
             assert torch.equal(results[0], results[2])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("byte", [0, 255])
+def test_the_largest_products_do_not_overflow(bits: int, byte: int, isa: str) -> None:
+    """Every code as large or as small as can be, times +-127: sums in 16 bits must have room for all of them."""
+    assert native is not None
+    native.set_isa(isa)
+    packed = packer.pack_integer(seeded("largest"), 16, 192, bits=bits, group_size=64)
+    for name in [name for name in packed.tensors if name.startswith("codes")]:
+        packed.tensors[name] = torch.full_like(packed.tensors[name], byte)
+    scale_OI = packed.tensors["scale"][0].T.double().repeat_interleave(64, dim=1).numpy()
+    weight_OI = scale_OI * (2 ** (bits - 1) - 1 if byte else -(2 ** (bits - 1)))
+    for sign in (1, -1):
+        x_TI = np.full((7, 192), sign, dtype=np.float32)
+        x_TI[1::2, ::2] *= -1
+        y_TO = build(packed).matmul(torch.from_numpy(x_TI), "int8")
+        assert worst_error(y_TO, x_TI, weight_OI) < 1e-6
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if "float" not in name])
+def test_int8_activations_give_the_same_bits_on_every_level_with_vectors(name: str) -> None:
+    """The scalar kernels alone round products and sums apart."""
+    assert native is not None
+    rng = seeded(name)
+    packed = FORMATS[name](rng, 33, 192, group_size=64)
+    matrix = build(packed)
+    for num_tokens in (1, 3, 16, 40):
+        x_TI = torch.from_numpy(activations_for(rng, num_tokens, 192))
+        results = []
+        for isa in ISAS[1:]:
+            native.set_isa(isa)
+            results.append(matrix.matmul(x_TI, "int8"))
+        assert all(torch.equal(result, results[0]) for result in results)
+
+
 @pytest.mark.parametrize("name", ["int4", "bitmask-int4", "nm4-int4"])
 def test_many_tokens_and_wide_rows_take_several_sweeps(name: str) -> None:
     """More tokens than a sweep holds and more columns than a panel: cursors continue, sums accumulate."""
