@@ -8,7 +8,7 @@ T tokens, I input features.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn
 
@@ -27,13 +27,23 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 """Arguments of one call of a block, as the model gives them."""
 
 
+Within = Callable[[int], AbstractContextManager[object]]
+"""Given the number of a batch: what is open while a block runs on it."""
+
+
+def as_it_is(_number: int) -> AbstractContextManager[None]:
+    """A block runs with nothing around it."""
+    return nullcontext()
+
+
 class _Reached(Exception):  # noqa: N818 - control flow: the model stops here on purpose
     def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.call = (args, kwargs)
 
 
 @contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+def forward_replaced(module: nn.Module, forward: Callable[..., object]) -> Iterator[None]:
+    """While open, the module runs `forward` instead of its own."""
     module.forward = forward
     try:
         yield
@@ -51,13 +61,13 @@ class BlockRunner:
         self.model, self.batches = model, batches
         self._finished: dict[str, list[BlockOutput]] = {}
 
-    def run(self, name: str) -> list[BlockOutput]:
-        """Run block `name` on every batch and give what it returned."""
+    def run(self, name: str, within: Within = as_it_is) -> list[BlockOutput]:
+        """Run block `name` on every batch, each `within(number)`, and give what it returned."""
         block = self.model.get_submodule(name)
         returned = []
         for number in range(len(self.batches)):
             args, kwargs = self.call_of(name, number)
-            with torch.inference_mode():
+            with within(number), torch.inference_mode():
                 returned.append(block(*args, **kwargs))
         return returned
 
@@ -88,7 +98,7 @@ class BlockRunner:
         def stop(*args: object, **kwargs: object) -> NoReturn:
             raise _Reached(args, kwargs)
 
-        with self.replaying(number), _forward_replaced(block, stop), torch.inference_mode():
+        with self.replaying(number), forward_replaced(block, stop), torch.inference_mode():
             try:
                 self.model(**self.batches[number])
             except _Reached as reached:
@@ -106,7 +116,7 @@ class BlockRunner:
         with ExitStack() as stack:
             for name, returned in self._finished.items():
                 module = self.model.get_submodule(name)
-                stack.enter_context(_forward_replaced(module, partial(_constant, returned[number])))
+                stack.enter_context(forward_replaced(module, partial(_constant, returned[number])))
             yield
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from gossamer.calibration.observe import BlockOutput, BlockRunner
+from gossamer.calibration.observe import BlockOutput, BlockRunner, Within, as_it_is, forward_replaced
 from gossamer.calibration.statistics import Moments
 from gossamer.errors import CalibrationError
 
@@ -32,6 +32,8 @@ class Seen:
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     """The last input of each linear that ran."""
+    widths: dict[str, int] = field(default_factory=dict)
+    """Features of its output."""
     residuals: dict[str, Tensor] = field(default_factory=dict)
     """What the output of a linear was added to, where it was added to something of its shape."""
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -98,6 +100,7 @@ def watched(
         if until is None or name in until:
             seen.inputs[name] = args[0]
             seen.outputs[name] = output
+            seen.widths[name] = output.shape[-1]
         additions.since.clear()
         if not added:
             stop(name)
@@ -180,7 +183,8 @@ def run_dense(
         seen = _forward(runner, block, linears, None, number)
         assert seen.returned is not None
         returned.append(seen.returned)
-        tensors = {id(tensor): tensor for tensor in (*seen.inputs.values(), *seen.residuals.values())}
+        seen.residuals.clear()
+        tensors = {id(tensor): tensor for tensor in (*seen.inputs.values(), *seen.sums.values())}
         num_bytes += sum(tensor.nbytes for tensor in tensors.values())
         if num_bytes > SEEN_BYTES:
             kept = None
@@ -196,21 +200,24 @@ def observe_pairs(
     linears: Collection[str],
     stage: Collection[str],
     dense_seen: list[Seen] | None = None,
+    within: Within = as_it_is,
 ) -> dict[str, Moments]:
     """Run a block of both models on every batch; return the moments of each linear of `stage` that was reached.
 
-    `dense_seen` is what `run_dense` kept, which saves running the dense block again. `linears` are all that the block
-    has; none after the stage is run. Linears that share an input share one object. A linear that sees a selection of
-    the tokens (an expert) is not compared: the two models may have selected others.
+    `dense_seen` is what `run_dense` kept, which saves running the dense block again; the compressed one is run
+    `within(number)`. `linears` are all that the block has; none after the stage is run. Linears that share an input
+    share one object. A linear that sees a selection of the tokens (an expert) is not compared: the two models may have
+    selected others.
 
     Raises:
         CalibrationError: an input holds NaN or infinity; the message names the linear.
     """
     moments: dict[str, Moments] = {}
     for number in range(len(compressed.batches)):
-        added = dense_seen is None or any(name in dense_seen[number].residuals for name in stage)
-        here = _forward(compressed, block, linears, stage, number, added)
         there = dense_seen[number] if dense_seen else _forward(dense, block, linears, stage, number)
+        added = any(name in there.sums for name in stage)
+        with within(number), _blank(compressed.model, stage, there):
+            here = _forward(compressed, block, linears, stage, number, added)
         updated: list[Moments] = []
         for name, x in here.inputs.items():
             if name not in moments:
@@ -219,7 +226,7 @@ def observe_pairs(
             if not any(moments[name] is other for other in updated):
                 updated.append(moments[name])
                 try:
-                    _update(moments[name], name, here, there)
+                    _update(moments[name], name, here, there, dense.model.get_submodule(name))
                 except CalibrationError as error:
                     raise CalibrationError(f"{name}: {error}") from error
     return moments
@@ -238,18 +245,37 @@ def _forward(
     with watched(modules, stage, added) as seen, torch.inference_mode(), suppress(_Enough):
         seen.returned = runner.model.get_submodule(block)(*args, **kwargs)
     seen.outputs.clear()
-    seen.sums.clear()
     hidden = args[0] if args else kwargs["hidden_states"]
     seen.num_tokens = hidden.shape[:-1].numel()
     return seen
 
 
-def _update(moments: Moments, name: str, here: Seen, there: Seen) -> None:
+@contextmanager
+def _blank(model: nn.Module, stage: Collection[str], dense: Seen) -> Iterator[None]:
+    """While open, linears of one input give zeros: nobody asks what they make of it before they are compressed."""
+    inputs = [dense.inputs.get(name) for name in stage]
+    with ExitStack() as stack:
+        if inputs[0] is not None and all(each is inputs[0] for each in inputs):
+            for name in stage:
+                zeros = partial(_zeros, dense.widths[name])
+                stack.enter_context(forward_replaced(model.get_submodule(name), zeros))
+        yield
+
+
+def _zeros(width: int, x: Tensor) -> Tensor:
+    return x.new_zeros(*x.shape[:-1], width)
+
+
+def _update(moments: Moments, name: str, here: Seen, there: Seen, linear: nn.Module) -> None:
+    """Take in one batch; `linear` is the dense one, whose bias the compressed one has too."""
     x, dense = here.inputs[name], there.inputs.get(name)
     if dense is None or dense.shape != x.shape or x.shape[:-1].numel() != here.num_tokens:
         moments.update_pair(x, x)
         return
-    drift = None
-    if name in here.residuals and name in there.residuals:
-        drift = there.residuals[name] - here.residuals[name]
-    moments.update_pair(x, dense, drift)
+    alone = sum(each is x for each in here.inputs.values()) == 1
+    if not alone or name not in here.residuals or name not in there.sums:
+        moments.update_pair(x, dense)
+        return
+    wanted = there.sums[name] - here.residuals[name]
+    bias = getattr(linear, "bias", None)
+    moments.update_wanted(x, wanted if bias is None else wanted - bias)

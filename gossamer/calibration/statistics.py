@@ -25,6 +25,8 @@ from gossamer.errors import CalibrationError
 CPU = torch.device("cpu")
 TOKENS_PER_BLOCK = 4096
 """Tokens multiplied at once: partial sums stay short, so float32 accumulation stays accurate."""
+STRIP = 192
+"""Rows of a Gram matrix summed at once, from the diagonal on: a little more than half of it."""
 
 
 @runtime_checkable
@@ -88,7 +90,7 @@ class InputNorm:
 
 
 class Gram:
-    """Second-moment matrix of the inputs, sum_t x_t x_t^T, accumulated in float32."""
+    """Second-moment matrix of the inputs, sum_t x_t x_t^T, accumulated in float32; the upper triangle counts."""
 
     def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
         self.num_inputs = num_inputs
@@ -98,7 +100,9 @@ class Gram:
     def update(self, x_TI: Tensor) -> None:
         x_TI = _checked(x_TI, self.num_inputs)
         for x_tI in x_TI.split(TOKENS_PER_BLOCK):
-            self.sum_II.addmm_(x_tI.T, x_tI)
+            for start in range(0, self.num_inputs, STRIP):
+                rows = slice(start, start + STRIP)
+                self.sum_II[rows, start:].addmm_(x_tI[:, rows].T, x_tI[:, start:])
         self.num_tokens += x_TI.shape[0]
 
     def merge(self, other: Self) -> None:
@@ -122,62 +126,74 @@ class Gram:
     def value(self) -> Tensor:
         """Return mean_t x_t x_t^T, float32 [I, I], symmetric."""
         _require_tokens(self.num_tokens)
-        mean_II = self.sum_II / self.num_tokens
-        return (mean_II + mean_II.T).mul_(0.5)
+        return self._whole().div_(self.num_tokens)
+
+    def _whole(self) -> Tensor:
+        """The sum with its lower triangle, which is the mirrored upper one."""
+        whole_II = self.sum_II.triu()
+        return whole_II.add_(self.sum_II.triu(1).T)
 
 
 class Moments(Gram):
-    """The Gram matrix of inputs x', with what relates them to the dense model's inputs x (GPTAQ, arXiv 2504.02692).
+    """The Gram matrix of inputs x', with what relates them to the dense model (GPTAQ, arXiv 2504.02692).
 
-    `cross` is sum_t x_t x'_t^T. Where the output of the linear is added to a residual stream r, `drift` is
-    sum_t (r_t - r'_t) x'_t^T: what the stream of the compressed model lacks before the addition.
+    `cross` is sum_t x_t x'_t^T, x the dense model's inputs. Where the output of one linear is added to a residual
+    stream r, `wanted` stands for it: sum_t (W x_t + r_t - r'_t) x'_t^T, of what this linear should give the stream.
     """
 
     def __init__(self, num_inputs: int, device: torch.device = CPU) -> None:
         super().__init__(num_inputs, device)
-        self.cross_II = torch.zeros(num_inputs, num_inputs, device=device)
-        self.drift_OI: Tensor | None = None
+        self.cross_II: Tensor | None = None
+        self.wanted_OI: Tensor | None = None
 
-    def update_pair(self, x_TI: Tensor, dense_TI: Tensor, drift_TO: Tensor | None = None) -> None:
-        """Take in the inputs of some tokens in both models, and the dense residual minus the compressed one."""
+    def update_pair(self, x_TI: Tensor, dense_TI: Tensor) -> None:
+        """Take in the inputs of some tokens in both models."""
+        self.cross_II = self._added(self.cross_II, x_TI, dense_TI)
+
+    def update_wanted(self, x_TI: Tensor, wanted_TO: Tensor) -> None:
+        """Take in the inputs of some tokens, and W x + r - r', what the linear should make of them."""
+        self.wanted_OI = self._added(self.wanted_OI, x_TI, wanted_TO)
+
+    def _added(self, sum_NI: Tensor | None, x_TI: Tensor, other_TN: Tensor) -> Tensor:
         self.update(x_TI)
         x_TI = x_TI.detach().reshape(-1, self.num_inputs).float()
-        self.cross_II.addmm_(dense_TI.detach().reshape(-1, self.num_inputs).float().T, x_TI)
-        if drift_TO is not None:
-            drift_TO = drift_TO.detach().reshape(len(x_TI), -1).float()
-            if self.drift_OI is None:
-                self.drift_OI = self.sum_II.new_zeros(drift_TO.shape[1], self.num_inputs)
-            self.drift_OI.addmm_(drift_TO.T, x_TI)
+        other_TN = other_TN.detach().reshape(len(x_TI), -1).float()
+        if sum_NI is None:
+            return other_TN.T @ x_TI
+        return sum_NI.addmm_(other_TN.T, x_TI)
 
     def merge(self, other: Self) -> None:
         super().merge(other)
-        self.cross_II += other.cross_II
-        if other.drift_OI is not None:
-            self.drift_OI = other.drift_OI if self.drift_OI is None else self.drift_OI + other.drift_OI
+        self.cross_II = _sum(self.cross_II, other.cross_II)
+        self.wanted_OI = _sum(self.wanted_OI, other.wanted_OI)
 
     def merge_across(self, processes: Processes) -> None:
         super().merge_across(processes)
-        processes.total(self.cross_II)
-        sizes = [size for size in processes.gathered(self._num_outputs()) if size is not None]
-        if sizes and self.drift_OI is None:
-            self.drift_OI = self.sum_II.new_zeros(sizes[0], self.num_inputs)
-        if self.drift_OI is not None:
-            processes.total(self.drift_OI)
+        self.cross_II = self._total(self.cross_II, processes)
+        self.wanted_OI = self._total(self.wanted_OI, processes)
 
-    def _num_outputs(self) -> int | None:
-        return None if self.drift_OI is None else len(self.drift_OI)
+    def _total(self, own_NI: Tensor | None, processes: Processes) -> Tensor | None:
+        """The sum over all processes, of which some may have none."""
+        sizes = [
+            size for size in processes.gathered(None if own_NI is None else len(own_NI)) if size is not None
+        ]
+        if not sizes:
+            return None
+        return processes.total(self.sum_II.new_zeros(sizes[0], self.num_inputs) if own_NI is None else own_NI)
 
     def missing(self, dense_OI: Tensor, weight_OI: Tensor) -> Tensor:
         """Return mean_t (W x_t + r_t - r'_t - W' x'_t) x'_t^T, float32 [O, I]: what the outputs of W' lack."""
         _require_tokens(self.num_tokens)
-        missing_OI = dense_OI @ self.cross_II - weight_OI @ self.sum_II
-        if self.drift_OI is not None:
-            missing_OI += self.drift_OI
+        missing_OI = -(weight_OI @ self._whole())
+        if self.cross_II is not None:
+            missing_OI.addmm_(dense_OI, self.cross_II)
+        if self.wanted_OI is not None:
+            missing_OI += self.wanted_OI
         return missing_OI / self.num_tokens
 
     def forget_dense(self) -> None:
         """Keep the Gram matrix only."""
-        self.cross_II, self.drift_OI = self.sum_II.new_empty(0, self.num_inputs), None
+        self.cross_II = self.wanted_OI = None
 
 
 class AbsMax:
@@ -207,6 +223,12 @@ class AbsMax:
         """Return max_t |x_tj|, float32 [I]."""
         _require_tokens(self.num_tokens)
         return self.maximum_I.clone()
+
+
+def _sum(own_NI: Tensor | None, other_NI: Tensor | None) -> Tensor | None:
+    if own_NI is None or other_NI is None:
+        return other_NI if own_NI is None else own_NI
+    return own_NI + other_NI
 
 
 def serves(collected: type[Statistic], needed: type[Statistic]) -> bool:

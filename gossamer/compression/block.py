@@ -4,16 +4,18 @@ O output features, I input features.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gossamer.calibration.observe import BlockOutput, hidden_states
-from gossamer.calibration.pairs import run_dense
+from gossamer.calibration.observe import BlockOutput, as_it_is, hidden_states
+from gossamer.calibration.pairs import run_dense, stages
 from gossamer.compression.ends import write_dense
 from gossamer.compression.job import Job, twin
 from gossamer.compression.layer import BlockReport, LayerWork
 from gossamer.compression.outside import round_as_written
+from gossamer.compression.phase_clock import RUN, RUN_DENSE
 from gossamer.compression.stages import BlockWork, apply_phase, phases
 from gossamer.compression.state import RunState
 from gossamer.methods.reconstruct import token_errors
@@ -32,7 +34,9 @@ def compress_block(job: Job, state: RunState, name: str, stack: Sequence[str]) -
         apply_phase(job, state, block, phase)
     state.reports[first:] = sorted(state.reports[first:], key=lambda report: order.index(report.name))
     round_as_written(job.model, name, job.stored_dtypes, state.written)
-    returned = job.runner.run(name)
+    within = as_it_is if block.replay is None else partial(block.replay.running, keep=False)
+    with job.clock.phase(RUN):
+        returned = job.runner.run(name, within)
     state.blocks.append(_report(job, block, returned))
     job.runner.finish(name, returned, stack)
     write_dense(job, state, name)
@@ -48,11 +52,15 @@ def _enter(job: Job, state: RunState, name: str) -> BlockWork:
     wanted, seen = None, None
     if job.dense is not None:
         job.dense.model.set_submodule(name, twin(job.model.get_submodule(name)))
-        wanted, seen = run_dense(job.dense, name, job.architecture.linears(name))
-    layers = {
-        linear: LayerWork.of(job.model, job.architecture.matrix(linear)) for linear in job.steps_of(name)
-    }
-    return BlockWork(name, state.done, layers, wanted, seen)
+        with job.clock.phase(RUN_DENSE):
+            wanted, seen = run_dense(job.dense, name, job.architecture.linears(name))
+    steps = job.steps_of(name)
+    packed = {job.architecture.matrix(linear).parameter for linear in steps}
+    round_as_written(job.model, name, job.stored_dtypes, state.written | packed)
+    every = list(job.architecture.linears(name))
+    ordered = job.processes.agreed(stages(job.runner, name, every)) if job.aligns else []
+    layers = {linear: LayerWork.of(job.model, job.architecture.matrix(linear)) for linear in steps}
+    return BlockWork(name, state.done, layers, wanted, seen, ordered)
 
 
 def _report(job: Job, block: BlockWork, returned: list[BlockOutput]) -> BlockReport:

@@ -15,6 +15,7 @@ from gossamer.compression.job import Request, prepare
 from gossamer.compression.keeping import load, save
 from gossamer.compression.keeping import resume as resume_run
 from gossamer.compression.loop import compress_model
+from gossamer.compression.phase_clock import WRITE
 from gossamer.compression.preview import Preview, preview_of
 from gossamer.compression.record import effort, finish
 from gossamer.compression.selection import select
@@ -113,9 +114,13 @@ def _write(
         if kept is not None:
             resume_run(job, state, work)
         work.go()
-        outputs = compress_model(
-            job, state, keep=lambda: save(job, state, work) if processes.count == 1 else None
-        )
+
+        def keep() -> None:
+            if processes.count == 1:
+                with job.clock.phase(WRITE):
+                    save(job, state, work)
+
+        outputs = compress_model(job, state, keep)
         manifest = finish(job, state, config, outputs)
         manifest["run"] = effort(job, state, memory)
         writer.add_json(MANIFEST_NAME, manifest)

@@ -19,6 +19,7 @@ from gossamer.checkpoint.architecture import Architecture
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.writer import FolderWriter
 from gossamer.compression.outside import prepare_outside
+from gossamer.compression.phase_clock import READ, SHARE_OUT, PhaseClock
 from gossamer.compression.preview import stored_dtypes
 from gossamer.compression.selection import Selection, Steps, select
 from gossamer.compression.sharing import Sharing, shared_out
@@ -71,6 +72,7 @@ class Job:
     thresholds: dict[Step, GlobalThreshold]
     stored_dtypes: dict[str, torch.dtype]
     time: TimeBudget
+    clock: PhaseClock
 
     @property
     def model(self) -> PreTrainedModel:
@@ -92,7 +94,8 @@ class Job:
 
     def materialise(self, name: str) -> nn.Module:
         """Read a module's weights, float32, on the device of the run."""
-        return self.source.materialise(name).to(self.device)
+        with self.clock.phase(READ):
+            return self.source.materialise(name).to(self.device)
 
 
 def prepare(
@@ -107,22 +110,25 @@ def prepare(
         UsageError, RecipeError, DataError, CheckpointError: it cannot be done as asked; nothing was written.
     """
     started = time.monotonic()
+    clock = PhaseClock({} if kept is None else kept.phases)
     source, recipe, model = request.source, request.recipe, request.source.model
     selection = select(source, recipe, request.layers)
     model.config.use_cache = False
     notes: list[str] = []
     steps = [step for chosen in selection.linears.values() for step in chosen]
     reads_text = any(step.needs_text for step in (*steps, *selection.head))
-    ids_NL, record = _text(request, reads_text, progress, notes, kept)
     dtypes = stored_dtypes(source)
-    prepare_outside(source, selection, dtypes, request.device)
+    with clock.phase(READ):
+        ids_NL, record = _text(request, reads_text, progress, notes, kept)
+        prepare_outside(source, selection, dtypes, request.device)
     linears = selection.linears
-    sharing = (
-        kept.sharing
-        if kept
-        else shared_out(source, linears, ids_NL.to(request.device), processes, notes, progress)
-    )
-    thresholds = global_thresholds(source, linears, progress)
+    with clock.phase(SHARE_OUT):
+        sharing = (
+            kept.sharing
+            if kept
+            else shared_out(source, linears, ids_NL.to(request.device), processes, notes, progress)
+        )
+        thresholds = global_thresholds(source, linears, progress)
     batches = [
         {key: value.to(request.device) for key, value in batch.items()}
         for batch in processes.part(model_batches(model, ids_NL, notes))
@@ -148,6 +154,7 @@ def prepare(
         time=TimeBudget(
             request.minutes and 60 * request.minutes, len(source.architecture.blocks), state.seconds
         ),
+        clock=clock,
     )
     return job, state
 

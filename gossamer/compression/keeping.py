@@ -42,6 +42,7 @@ def save(job: Job, state: RunState, folder: WorkFolder) -> None:
         "notes": state.notes,
         "calibration": state.calibration,
         "seconds": state.seconds(),
+        "phases": job.clock.seconds(),
         "resumed": state.resumed,
         "surroundings": _surroundings(job),
         "writer": job.writer.keep(),
@@ -79,6 +80,7 @@ def load(folder: WorkFolder) -> RunState | None:
         blocks=[BlockReport.of(each) for each in record["block_reports"]],
         resumed=record["resumed"] + 1,
         seconds_before=record["seconds"],
+        phases=record["phases"],
     )
 
 

@@ -18,6 +18,7 @@ from gossamer.checkpoint.write.side_files import copy_side_files
 from gossamer.checkpoint.write.writer import disk_errors
 from gossamer.compression.job import Job
 from gossamer.compression.outside import modules_outside_blocks
+from gossamer.compression.phase_clock import CHECK, OTHER, WRITE
 from gossamer.compression.reload_check import reload_difference
 from gossamer.compression.state import RunState
 from gossamer.evaluation.speed.memory import PeakMemory
@@ -33,17 +34,19 @@ def finish(job: Job, state: RunState, parent_config: dict[str, Any], outputs: Te
     config = {**parent_config, "architectures": [type(job.model).__name__], "dtype": "float32"}
     config["quantization_config"] = quantization_config(state.packed, state.tied)
     config.pop("_name_or_path", None)
-    with disk_errors(job.writer.out):
-        copy_side_files(job.source, job.writer.folder)
-    job.writer.add_json("config.json", config)
-    job.writer.finish()
-    job.progress("loading the result as a check", 0, 1)
+    with job.clock.phase(WRITE):
+        with disk_errors(job.writer.out):
+            copy_side_files(job.source, job.writer.folder)
+        job.writer.add_json("config.json", config)
+        job.writer.finish()
+    job.progress(CHECK, 0, 1)
     batch = {key: value.cpu() for key, value in job.runner.batches[0].items()}
     _let_go(job)
-    difference = reload_difference(
-        job.writer.folder, type(job.model), job.architecture.blocks, batch, outputs.cpu()
-    )
-    job.progress("loading the result as a check", 1, 1)
+    with job.clock.phase(CHECK):
+        difference = reload_difference(
+            job.writer.folder, type(job.model), job.architecture.blocks, batch, outputs.cpu()
+        )
+    job.progress(CHECK, 1, 1)
     return manifest_of(job, state, difference)
 
 
@@ -95,8 +98,10 @@ def manifest_of(job: Job, state: RunState, reload_difference: float) -> dict[str
 
 def effort(job: Job, state: RunState, memory: PeakMemory) -> dict[str, Any]:
     """Return what the run took, for the manifest."""
+    seconds, phases = state.seconds(), job.clock.seconds()
     return {
-        "seconds": state.seconds(),
+        "seconds": seconds,
+        "seconds_by_phase": {**phases, OTHER: max(seconds - sum(phases.values()), 0.0)},
         "minutes_given": None if job.time.total is None else job.time.total / 60,
         "resumed": state.resumed,
         "peak_memory_bytes": memory.peak_anonymous_bytes,

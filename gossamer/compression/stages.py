@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from gossamer.calibration.merge import merged
-from gossamer.calibration.observe import BlockOutput, hidden_states, observed
-from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_after, stages
+from gossamer.calibration.observe import BlockOutput, as_it_is, hidden_states, observed
+from gossamer.calibration.pairs import Seen, observe_pairs, parts, residual_after
+from gossamer.calibration.replay import Replay
 from gossamer.calibration.statistics import Moments, Statistic, to_collect
 from gossamer.compression.job import Job
 from gossamer.compression.layer import LayerReport, LayerWork
+from gossamer.compression.phase_clock import OBSERVE, SOLVE, TRAIN, WRITE
 from gossamer.compression.selection import Steps
 from gossamer.compression.state import RunState
 from gossamer.errors import CalibrationError
@@ -40,6 +42,10 @@ class BlockWork:
     """What the dense block returned for each batch; None if nobody asks."""
     seen: list[Seen] | None
     """What the dense block showed of its linears; None if that was too much to keep."""
+    stages: list[list[str]] = field(default_factory=list)
+    """All its linears in the order in which they run, where each is to see the earlier ones compressed."""
+    replay: Replay | None = None
+    """What its finished parts returned; None where that may still change."""
     gains: list[Reconstructed] = field(default_factory=list)
     """What each training gave."""
     settled: list[nn.Parameter] = field(default_factory=list)
@@ -81,21 +87,29 @@ def phases(linears: Mapping[str, Steps]) -> list[Phase]:
 def apply_phase(job: Job, state: RunState, block: BlockWork, phase: Phase) -> None:
     """Apply the steps of each linear, then train the block; what runs later in it sees the earlier ones done."""
     block.settled = []
+    block.replay = _replay(job, block, phase)
     apart = [settings for settings in phase.trained if settings.apart]
     whole = [settings for settings in phase.trained if not settings.apart]
     for part, until in _parts(job, block, bool(apart)):
         own = {name: steps for name, steps in phase.linears.items() if name in part}
         for stage in _stages(job, block, own):
-            evidence = observe(job, block, {name: own[name] for name in stage})
-            _align(block, evidence)
+            with job.clock.phase(OBSERVE):
+                evidence = observe(job, block, {name: own[name] for name in stage})
+            with job.clock.phase(SOLVE):
+                _align(block, evidence)
             for name in stage:
                 apply_steps(job, block.layers[name], own[name], evidence.get(name))
                 if name in phase.last and not phase.trained:
-                    pack_layer(job, state, block.layers.pop(name), block.number)
+                    with job.clock.phase(WRITE):
+                        pack_layer(job, state, block.layers.pop(name), block.number)
+            if block.replay is not None:
+                block.replay.finish(stage)
         for settings in apart:
             _train(job, block, settings, [name for name in phase.trained[settings] if name in part], until)
     for settings in whole:
         _train(job, block, settings, phase.trained[settings], None)
+    if phase.trained:
+        block.replay = None
     for name in phase.last if phase.trained else ():
         pack_layer(job, state, block.layers.pop(name), block.number)
 
@@ -106,11 +120,21 @@ def _parts(job: Job, block: BlockWork, apart: bool) -> list[tuple[list[str], str
     return parts(job.runner, block.name, every) if apart else [(every, None)]
 
 
+def _replay(job: Job, block: BlockWork, phase: Phase) -> Replay | None:
+    """For the stages of a phase; None where it has one only, or trains what lies between them."""
+    if not block.stages or any(settings.apart for settings in phase.trained):
+        return None
+    replay = Replay(job.model, block.name, [name for stage in block.stages for name in stage])
+    replay.finish([name for stage in block.stages for name in stage if name not in phase.linears])
+    return replay
+
+
 def _stages(job: Job, block: BlockWork, linears: Mapping[str, Steps]) -> list[list[str]]:
     """The linears to be compressed together; one after the other where each is to see the earlier ones."""
-    if not job.aligns or not wanted_of(job, linears):
+    if not block.stages or not wanted_of(job, linears):
         return [list(linears)] if linears else []
-    return job.processes.agreed(stages(job.runner, block.name, list(linears)))
+    own = [[name for name in stage if name in linears] for stage in block.stages]
+    return [stage for stage in own if stage]
 
 
 def wanted_of(job: Job, linears: Mapping[str, Steps]) -> dict[str, tuple[nn.Module, type[Statistic]]]:
@@ -134,7 +158,8 @@ def observe(job: Job, block: BlockWork, linears: Mapping[str, Steps]) -> Mapping
     statistics: Mapping[str, Statistic]
     if job.aligns and job.dense is not None:
         every = job.architecture.linears(block.name)
-        statistics = observe_pairs(job.runner, job.dense, block.name, every, list(wanted), block.seen)
+        within = as_it_is if block.replay is None else block.replay.running
+        statistics = observe_pairs(job.runner, job.dense, block.name, every, list(wanted), block.seen, within)
     else:
         with observed(wanted) as statistics:
             job.runner.run(block.name)
@@ -159,7 +184,7 @@ def _align(block: BlockWork, statistics: Mapping[str, Statistic]) -> None:
 
 def apply_steps(job: Job, layer: LayerWork, steps: Steps, statistic: Statistic | None) -> None:
     """Apply the steps to one matrix and put the result in its place."""
-    with layer.working():
+    with job.clock.phase(SOLVE), layer.working():
         layer.see(statistic)
         by_weight = not layer.steps
         for step in steps:
@@ -192,7 +217,7 @@ def _train(job: Job, block: BlockWork, settings: Reconstruct, names: list[str], 
     weights = {layer.matrix.holder(job.model): layer.stored_mask() for layer in layers}
     vectors = vectors_of(job.model.get_submodule(block.name))
     before = [each.data for each in vectors]
-    with job.time.training() as seconds:
+    with job.clock.phase(TRAIN), job.time.training() as seconds:
         if seconds > 0:
             targets = [hidden_states(each) for each in block.wanted]
             if until is not None:

@@ -34,6 +34,8 @@ class RunState:
     """How often the run was gone on with."""
     seconds_before: float = 0.0
     """What the processes before have taken."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """The same by phase."""
     started: float = field(default_factory=time.monotonic)
     keeping: tuple[float, float] = (0.0, 0.0)
     """Seconds that keeping the state has taken: in all, and the last time."""

@@ -61,8 +61,8 @@ def test_what_is_missing_is_the_difference_of_the_streams_after_the_addition(kin
         for name in stage:
             inputs, streams = by_hand(here, there, block, name)
             weight = matrix(there, name)
-            drift = streams[1] - streams[0] if moments[name].drift_OI is not None else 0.0
-            added += moments[name].drift_OI is not None
+            drift = streams[1] - streams[0] if moments[name].wanted_OI is not None else 0.0
+            added += moments[name].wanted_OI is not None
             lacks = inputs[1] @ weight.T + drift - inputs[0] @ weight.T
             expected = lacks.T @ inputs[0] / len(inputs[0])
             torch.testing.assert_close(moments[name].missing(weight, weight), expected, atol=1e-4, rtol=1e-3)
@@ -154,11 +154,12 @@ def test_equal_models_lack_nothing() -> None:
 
 def test_moments_that_are_merged_equal_those_of_all_tokens() -> None:
     torch.manual_seed(0)
-    x, dense, drift = torch.randn(10, 4), torch.randn(10, 4), torch.randn(10, 3)
+    x, dense, wanted = torch.randn(10, 4), torch.randn(10, 4), torch.randn(10, 3)
     whole, left, right = Moments(4), Moments(4), Moments(4)
-    whole.update_pair(x, dense, drift)
-    left.update_pair(x[:3], dense[:3], drift[:3])
-    right.update_pair(x[3:], dense[3:], drift[3:])
+    for moments, rows in ((whole, slice(0, 8)), (left, slice(0, 3)), (right, slice(3, 8))):
+        moments.update_pair(x[rows], dense[rows])
+    whole.update_wanted(x[8:], wanted[8:])
+    right.update_wanted(x[8:], wanted[8:])
     left.merge(right)
     weight = torch.randn(3, 4)
     torch.testing.assert_close(left.missing(weight, weight), whole.missing(weight, weight))

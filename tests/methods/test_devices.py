@@ -174,7 +174,8 @@ def test_a_layer_is_aligned_and_judged_on_another_device() -> None:
 
 def _judged(weight_OI: Tensor, x_TI: Tensor, device: torch.device) -> list[Any]:
     moments = Moments(INPUTS, device)
-    moments.update_pair(x_TI, 2 * x_TI, x_TI[:, :ROWS])
+    moments.update_pair(x_TI, 2 * x_TI)
+    moments.update_wanted(x_TI, x_TI[:, :ROWS])
     target_OI = aligned(weight_OI, weight_OI.half().float(), moments, [])
     moments.forget_dense()
     return [target_OI.tolist(), relative_output_error(weight_OI, target_OI, moments.value())]

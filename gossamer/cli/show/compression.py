@@ -64,7 +64,7 @@ def print_compressed(result: "Compressed") -> None:
             ("sparsity of the blocks", f"{manifest['block_sparsity']:.2%}"),
             ("matrices packed", str(len(manifest["layers"]))),
             *([("rank of the low-rank parts", f"{min(ranks)} to {max(ranks)}")] if ranks else []),
-            ("time", number(run["seconds"], 1, " s")),
+            ("time", number(run["seconds"], 1, " s") + _phases(run["seconds_by_phase"])),
             (
                 "peak memory",
                 f"{megabytes(run['peak_memory_bytes'])} own, {megabytes(run['peak_resident_bytes'])} with mapped files",
@@ -76,6 +76,13 @@ def print_compressed(result: "Compressed") -> None:
     noted = [(layer["name"], note) for layer in manifest["layers"] for note in layer["notes"]]
     if noted:
         print_rows(f"{len(noted)} notes on layers; the first are", noted[:5])
+
+
+def _phases(seconds: Mapping[str, float]) -> str:
+    """The phases of a second or more, the longest first."""
+    longest = sorted(seconds.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {taken:,.0f} s" for name, taken in longest if taken >= 1.0)
+    return f", of which {shown}" if shown else ""
 
 
 def print_search(result: "SearchResult") -> None:
