@@ -5,7 +5,7 @@
 
 llama.cpp is built (`benchmarks/llama_cpp`) and timed by its own `llama-bench`. What is compared with what stands in
 `benchmarks/engine_table.py`. Levels: see `benchmarks/visits.py`. Folders of the recipes are made in the work folder
-when they are not there (calibrated on little text: the speed of a format does not depend on it), and so are llama.cpp's
+when they are not there (with little text or none: the speed of a format does not depend on it), and so are llama.cpp's
 files, quantized by llama.cpp from the demo's GGUF, and the 3B model (6 GB). Rounds are kept in WORK/rounds.json, under
 what they depend on (our compiled module too): a run that was stopped goes on where it was; --fresh forgets them.
 `--through` is put before each round (a minute or two), for a program that keeps the machine quiet. Writes engine.json,
@@ -31,6 +31,8 @@ from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, num_cores, versions
 from gossamer.files import write_json
+from gossamer.recipe.reader import RECIPE_FOLDER, parse_recipe
+from gossamer.recipe.recipe import Recipe
 
 LARGE_AMOUNTS = Amounts(prompt=0, tokens=16, depth=16, batch=0, batch_tokens=0)
 
@@ -99,13 +101,26 @@ def prepare(work: Path, build: Build) -> tuple[dict[str, Path], dict[str, Path]]
         if not folder.exists():
             say(f"compressing {name}")
             text = str(assets.calibration_text)
-            compress(str(assets.model_gguf), name, out=folder, text=text, samples=4, length=128)
+            compress(
+                str(assets.model_gguf), quick(name), out=folder, text=text, samples=4, length=128, resume=True
+            )
     files = {name: work / f"{name}.gguf" for name in PEERS}
     for name, file in files.items():
         if not file.exists():
             say(f"quantizing {name}")
             quantize(build, assets.model_gguf, file, name)
     return folders, files
+
+
+def quick(name: str) -> Recipe:
+    """Return a shipped recipe without calibration where it gives all layers the same format.
+
+    The bytes of such a format do not depend on which weights are kept, nor does its speed.
+    """
+    text = (RECIPE_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    if "average_bits" not in text and "scope: global" not in text:
+        text = text.replace("method: admm", "method: magnitude").replace("method: gptq", "method: rtn")
+    return parse_recipe(text, where=name)
 
 
 def run_of(

@@ -56,7 +56,7 @@ def as_page(report: Figures) -> str:
 def title_of(run: Figures) -> str:
     threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
     level = run["level"] if run["level"] == run["isa"] else f"{run['level']} ({run['isa']})"
-    repeated = f", {run['repeated']} rounds taken again" if run["repeated"] else ""
+    repeated = f", {run['repeated']} more rounds were disturbed" if run["repeated"] else ""
     return f"{level}, {threads}, read bandwidth {run['read_bandwidth_gb_per_s']:.1f} GB/s{repeated}"
 
 

@@ -88,4 +88,4 @@ def test_the_page_has_every_model_marks_missed_targets_and_names_the_build(
     assert "2.00 x Q4_0 (2.00 to 2.00) | 2.5 (missed) |" in page
     assert page.count("| llama.cpp Q8_0 |") == 2
     assert "`-DGGML_AVX512=ON`; -DGGML_NATIVE=ON: dies of SIGILL" in page
-    assert "## best (amx), 2 threads, read bandwidth 20.0 GB/s, 3 rounds taken again" in page
+    assert "## best (amx), 2 threads, read bandwidth 20.0 GB/s, 3 more rounds were disturbed" in page
