@@ -36,6 +36,8 @@ LARGER = {
 """AMX is not among them: it is what dies where a machine shows tiles and does not lend them."""
 
 
+WHOLE = "whole"
+"""A file in the folder of a build in which everything was compiled."""
 OURS = tuple(Path(__file__).parent / name for name in ("CMakeLists.txt", "logits.cpp"))
 
 
@@ -68,8 +70,9 @@ def built(level: str, say: Callable[[str], None], cache: Path | None = None) -> 
             return build
     died: list[str] = []
     for flags in candidates(level, processor_flags()):
-        build = Build(str(cache / f"build-{digest(key, *flags)}"), flags, tuple(died))
-        compile_tools(fetch_source(cache, say), build, say)
+        build = Build(str(cache / f"build-{key}-{digest(*flags)}"), flags, tuple(died))
+        whole = [folder for folder in cache.glob(f"build-{key}-*") if (folder / WHOLE).is_file()]
+        compile_tools(fetch_source(cache, say), build, whole[0] if whole else None, say)
         ending = small_run(build)
         if ending is None:
             write_json(record, asdict(build))
@@ -105,8 +108,12 @@ def candidates(level: str, known: set[str]) -> list[tuple[str, ...]]:
     return sets
 
 
-def compile_tools(source: Path, build: Build, say: Callable[[str], None]) -> None:
-    """Configure and compile; a line is said for every tenth that is done."""
+def compile_tools(source: Path, build: Build, whole: Path | None, say: Callable[[str], None]) -> None:
+    """Configure and compile; a line is said for every tenth that is done.
+
+    Sets of instructions matter to one of llama.cpp's libraries only, ggml-cpu. Where there is a `whole` build, the rest
+    is copied from there; its files find their libraries beside themselves.
+    """
     say(f"building llama.cpp ({' '.join(build.flags)}): minutes")
     cmake, ninja = program("cmake"), program("ninja")
     if cmake is None:
@@ -116,7 +123,7 @@ def compile_tools(source: Path, build: Build, say: Callable[[str], None]) -> Non
     for file in OURS:  # so that another clone of this repository can go on with the same cache
         shutil.copy(file, folder / "source")
     configure = [cmake, "-S", str(folder / "source"), "-B", str(folder), f"-DLLAMA_CPP={source}"]
-    configure += ["-DCMAKE_BUILD_TYPE=Release", *build.flags]
+    configure += ["-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON", *build.flags]
     if ninja is not None:
         configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     run_told(configure, lambda line: None)
@@ -129,7 +136,14 @@ def compile_tools(source: Path, build: Build, say: Callable[[str], None]) -> Non
             last = tenth
             say(f"building llama.cpp: {10 * tenth} %")
 
-    run_told([cmake, "--build", build.folder, "--parallel", str(num_cores()), "--target", *TOOLS], tell)
+    targets = TOOLS if whole is None else ("ggml-cpu",)
+    run_told([cmake, "--build", build.folder, "--parallel", str(num_cores()), "--target", *targets], tell)
+    if whole is None:
+        (folder / WHOLE).touch()
+        return
+    for file in (whole / "bin").iterdir():
+        if not (folder / "bin" / file.name).exists():
+            shutil.copy2(file, folder / "bin", follow_symlinks=False)
 
 
 def program(name: str) -> str | None:

@@ -34,7 +34,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Builds that were made; each is a folder of empty files."""
     made: list[tuple[str, ...]] = []
 
-    def compile_tools(_source: Path, build: Build, _say: object) -> None:
+    def compile_tools(_source: Path, build: Build, _whole: Path | None, _say: object) -> None:
         made.append(build.flags)
         for name in building.TOOLS:
             build.tool(name).parent.mkdir(parents=True, exist_ok=True)
