@@ -56,16 +56,13 @@ lock:
 	printf '%s\n' $(BUILD_TOOLS) $(TORCH) | build/uv/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade --all-extras --no-annotate \
 	  --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml -
 
-GGML_FLAGS ?= AVX AVX2 FMA F16C BMI2 AVX512 AVX512_VBMI AVX512_VNNI AVX512_BF16
-LLAMA_CPP = CMAKE_ARGS="-DGGML_NATIVE=OFF $(foreach flag,$(GGML_FLAGS),-DGGML_$(flag)=ON)" $(PIP) --no-build-isolation llama-cpp-python
-# llama-cpp-python is built from source without AMX flags: with them it can die of an illegal instruction.
+# llama.cpp is built from source once, into the cache of the demo (10 minutes of 2 cores). Stopped runs go on where they were.
+# QUIET is put before each round: a command that keeps the machine quiet while it runs another one. FLAGS=--fresh forgets old rounds.
 bench: $(VENV)/.ready
-	$(LLAMA_CPP)
-	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python -m benchmarks.engine --through "$(QUIET)" $(FLAGS)
 
 frontier: $(VENV)/.ready
-	$(LLAMA_CPP)
-	$(BIN)/python -m benchmarks.frontier
+	$(BIN)/python -m benchmarks.frontier --through "$(QUIET)" $(FLAGS)
 
 kernels-bench: $(VENV)/.ready
 	$(BIN)/python benchmarks/products.py

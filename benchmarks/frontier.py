@@ -1,29 +1,33 @@
 """llama.cpp's points and ours: perplexity, size and decoding speed in one table, and whether each point is beaten.
 
-    python -m benchmarks.frontier [--work DIR] [--windows N] [--rounds N] [--threads N] [--quality-only] [--out DIR]
+    python -m benchmarks.frontier [--work DIR] [--windows N] [--rounds N] [--threads N ...] [--levels NAME ...]
+                                  [--quality-only] [--fresh] [--through COMMAND] [--out DIR]
     python -m benchmarks.frontier --draw [--out DIR]
 
-Five files are quantized by llama.cpp from the demo's GGUF. Each has an answer: a Gossamer recipe (`ANSWERS`, a file in
-benchmarks/frontier/ or a shipped name) that has to have no larger perplexity, no larger size, and at least twice the
-decoding speed. Perplexity of both is measured on the same windows by the same code: llama.cpp gives logits, and
-`gossamer.evaluation.quality.perplexity` makes the figure. All models are loaded at once for speed and run
-interleaved. What a folder was measured at is kept in WORK/quality.json until its recipe or the windows change. Writes
-frontier.json, .md and .svg, and the results of the README. Needs llama-cpp-python (`gossamer[bench]`). Progress on
-stderr. `--draw` measures nothing and writes the pages again from the frontier.json that is there.
+Five files are quantized by llama.cpp, built by `benchmarks/llama_cpp`, from the demo's GGUF. Each has an answer: a
+Gossamer recipe (`ANSWERS`, a file in benchmarks/frontier/ or a shipped name) that has to have no larger perplexity, no
+larger size, and at least twice the decoding speed, at every level and number of threads. Perplexity of both is measured
+on the same windows by the same code: llama.cpp gives logits, and `gossamer.evaluation.quality.perplexity` makes the
+figure. Speed is measured as in `benchmarks/engine.py`, whose `--fresh` and `--through` this has too. What a folder was
+measured at is kept in WORK/quality.json until its recipe or the windows change. Writes frontier.json, .md and .svg, and
+the results of the README. Progress on stderr. `--draw` measures nothing and writes the pages again from the
+frontier.json that is there.
 """
 
 import argparse
 import hashlib
 import json
 import statistics
-import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmarks.frontier_page import Figures, as_page, compare, with_results
 from benchmarks.frontier_picture import as_svg
+from benchmarks.llama_cpp.build import Build, built
+from benchmarks.llama_cpp.source import COMMIT, REQUIREMENT
+from benchmarks.llama_cpp.tools import Logits, quantize
+from benchmarks.visits import Amounts, Series, builds_of, levels, measure, say
 from gossamer.checkpoint.source import open_model
 from gossamer.compression.compress import compress
 from gossamer.data.assets import fetch_demo_assets
@@ -32,15 +36,13 @@ from gossamer.data.sources import read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
 from gossamer.evaluation.evaluate import DEFAULT_LENGTH
 from gossamer.evaluation.quality.perplexity import perplexity
-from gossamer.evaluation.speed.bandwidth import read_bandwidth
-from gossamer.evaluation.speed.llama_cpp import LlamaCppLogits, LlamaCppModel, llama_cpp, quantize
 from gossamer.evaluation.speed.native import NativeModel
-from gossamer.evaluation.speed.surroundings import business, cpu_model, noise, num_cores, versions
+from gossamer.evaluation.speed.surroundings import cpu_model, num_cores, versions
 from gossamer.files import write_json
 from gossamer.recipe.reader import load_recipe
 
-POINTS = {"Q8_0": 7, "Q4_K_M": 15, "Q3_K_M": 12, "Q4_0": 2, "Q2_K": 10}
-"""llama.cpp's names and numbers of file types."""
+POINTS = ("Q8_0", "Q4_K_M", "Q3_K_M", "Q4_0", "Q2_K")
+"""llama.cpp's file types."""
 ANSWERS = {
     "Q8_0": "stored-e8",
     "Q4_K_M": "stored-e8",
@@ -53,7 +55,7 @@ EXTRA = ("int4-best", "int4", "sparse50-int4", "nm4of16-int4")
 """Recipes that are measured too if their folders are in the work folder already; they cost minutes each."""
 RECIPES = Path(__file__).parent / "frontier"
 README = Path(__file__).parents[1] / "README.md"
-PROMPT, TOKENS = 64, 64
+AMOUNTS = Amounts(prompt=0, batch=0, batch_tokens=0)
 
 
 def main() -> None:
@@ -61,8 +63,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/frontier"))
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=num_cores())
+    parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, num_cores()}))
+    parser.add_argument("--levels", nargs="+", default=levels(), choices=levels())
     parser.add_argument("--quality-only", action="store_true", help="leave speed out")
+    parser.add_argument("--fresh", action="store_true", help="forget the rounds that were measured before")
+    parser.add_argument("--through", default="", metavar="COMMAND", help="put before each round")
     parser.add_argument("--draw", action="store_true", help="write the pages again from frontier.json")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
     given = parser.parse_args()
@@ -74,24 +79,26 @@ def main() -> None:
 
 def measured(given: argparse.Namespace) -> Figures:
     """Make what is missing, and measure everything."""
-    module = llama_cpp()
-    if module is None:
-        sys.exit("benchmarks/frontier.py needs llama-cpp-python: pip install 'gossamer[bench]'")
     given.work.mkdir(parents=True, exist_ok=True)
+    if given.fresh:
+        (given.work / "rounds.json").unlink(missing_ok=True)
+    build = built("best", say)
     assets = fetch_demo_assets(report=say)
-    files = {name: quantized(assets.model_gguf, name, given.work) for name in POINTS}
+    files = {name: quantized(build, assets.model_gguf, name, given.work) for name in POINTS}
     folders = {
         name: answered(name, assets.model_gguf, assets.calibration_text, given.work)
         for name in dict.fromkeys(ANSWERS.values())
     }
     folders |= {name: given.work / name for name in EXTRA if (given.work / name).is_dir()}
     cut = evaluation_windows(assets.model_gguf, assets.evaluation_text, given.windows)
-    quality = measure_quality(files, folders, cut, given)
-    speed = None if given.quality_only else measure_speed(files, folders, given.threads, given.rounds)
+    quality = measure_quality(build, files, folders, cut, given)
+    speed = None if given.quality_only else measure_speed(files, folders, given)
     return {
         "command": "make frontier",
         "cpu": cpu_model(),
-        "versions": {**versions(), "llama-cpp-python": module.__version__},
+        "date": time.strftime("%Y-%m-%d"),
+        "versions": {**versions(), "llama.cpp": f"{COMMIT} (of {REQUIREMENT})"},
+        "builds": builds_of(given.levels),
         "dense": {**quality["dense"], "bf16_bytes": 2 * open_model(assets.model_gguf).num_parameters},
         "models": {name: quality[name] for name in (*files, *folders)},
         "speed": speed,
@@ -107,20 +114,15 @@ def write_pages(report: Figures, out: Path, readme: Path) -> None:
     say(f"wrote {out / 'frontier.md'}, {out / 'frontier.svg'} and {readme}")
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)  # noqa: T201 - progress
-
-
 # ---- what is measured -------------------------------------------------------------------------------------
 
 
-def quantized(parent: Path, name: str, work: Path) -> Path:
+def quantized(build: Build, parent: Path, name: str, work: Path) -> Path:
     """Return llama.cpp's file of a point; made from the parent if it is not there."""
     path = work / f"{name}.gguf"
     if not path.exists():
         say(f"quantizing {name}")
-        if not quantize(parent, path, POINTS[name]):
-            sys.exit(f"llama.cpp could not write {path}")
+        quantize(build, parent, path, name)
     return path
 
 
@@ -156,7 +158,7 @@ def evaluation_windows(parent: Path, text: Path, count: int) -> Windows:
 
 
 def measure_quality(
-    files: dict[str, Path], folders: dict[str, Path], cut: Windows, given: argparse.Namespace
+    build: Build, files: dict[str, Path], folders: dict[str, Path], cut: Windows, given: argparse.Namespace
 ) -> dict[str, Figures]:
     """Perplexity and size of every model and the dense parent; from WORK/quality.json where it is known."""
     store = given.work / "quality.json"
@@ -167,7 +169,7 @@ def measure_quality(
         key = f"{name} {identity(path)} {cut.sha8}"
         if key not in known:
             say(f"perplexity of {name}")
-            known[key] = quality_of(name, path, cut, given.threads)
+            known[key] = quality_of(build, name, path, cut)
             write_json(store, known)
         found[name] = known[key]
     return found
@@ -182,15 +184,15 @@ def identity(path: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:8]
 
 
-def quality_of(name: str, path: Path, cut: Windows, threads: int) -> Figures:
+def quality_of(build: Build, name: str, path: Path, cut: Windows) -> Figures:
     """Perplexity by our protocol: llama.cpp runs its files, the native engine our folders and the parent."""
     if path.suffix == ".gguf" and name != "dense":
-        peer = LlamaCppLogits(path, cut.length, threads)
+        peer = Logits(build, path, cut.length, num_cores())
         measured = perplexity(peer, cut, lambda done, total: say(f"{name}: {done}/{total}"))
         peer.close()
         size = path.stat().st_size
     else:
-        model = NativeModel.open(path, "int8", threads)
+        model = NativeModel.open(path, "int8", num_cores())
         measured = perplexity(model, cut, lambda done, total: say(f"{name}: {done}/{total}"))
         size = open_model(path).size_bytes
     return {
@@ -201,29 +203,24 @@ def quality_of(name: str, path: Path, cut: Windows, threads: int) -> Figures:
     }
 
 
-def measure_speed(files: dict[str, Path], folders: dict[str, Path], threads: int, rounds: int) -> Figures:
-    """Decode all models interleaved: each round visits all of them, in turn from the front and from the back."""
-    models: dict[str, Any] = {name: NativeModel.open(path, "int8", threads) for name, path in folders.items()}
-    models |= {name: LlamaCppModel(path, threads, PROMPT + TOKENS + 1) for name, path in files.items()}
-    ids = torch.randint(40_000, (1, PROMPT), generator=torch.Generator().manual_seed(0))
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    before, probes = business(), [read_bandwidth(threads).gb_per_s]
-    for number in range(rounds + 1):
-        say(f"speed: round {number} of {rounds}")
-        for name in list(models) if number % 2 else list(reversed(models)):
-            seconds = models[name].run_round(ids, TOKENS).decode
-            if number:
-                taken[name].append(TOKENS / seconds)
-    after = business()
-    probes.append(read_bandwidth(threads).gb_per_s)
-    return {
-        "threads": threads,
-        "rounds": taken,
-        "decode_tokens_per_s": {name: statistics.median(values) for name, values in taken.items()},
-        "read_bandwidth_gb_per_s": statistics.mean(probes),
-        **noise(before, after),
-        "loadavg": [before.loadavg, after.loadavg],
-    }
+def measure_speed(
+    files: dict[str, Path], folders: dict[str, Path], given: argparse.Namespace
+) -> list[Figures]:
+    """Decode all models interleaved, at every level and number of threads."""
+    series = Series(given.rounds, given.work / "rounds.json", given.through)
+    runs = [
+        measure(folders, files, level, threads, AMOUNTS, series)
+        for level in given.levels
+        for threads in given.threads
+    ]
+    return [decoding(run, [*files, *folders]) for run in runs]
+
+
+def decoding(run: Figures, names: Sequence[str]) -> Figures:
+    """Rates by model instead of by round, and their medians."""
+    rounds = {name: [figures[name]["decode"] for figures in run["rounds"]] for name in names}
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    return {**run, "rounds": rounds, "decode_tokens_per_s": medians}
 
 
 if __name__ == "__main__":

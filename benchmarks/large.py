@@ -1,11 +1,11 @@
 """A model larger than any cache: a 3B Llama of random weights, on the native engine and in llama.cpp.
 
-Part of benchmarks/engine.py (`--large`). Shapes are those of Llama-3.2-3B; weights are random, because the speed of a
+Part of benchmarks/engine.py. Shapes are those of Llama-3.2-3B; weights are random, because the speed of a
 format does not depend on them. The 28 layers are copies of one, at their own addresses.
 """
 
 import json
-import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,10 @@ from safetensors.numpy import save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from gossamer.evaluation.speed.bandwidth import read_bandwidth
-from gossamer.evaluation.speed.llama_cpp import LlamaCppModel
-from gossamer.evaluation.speed.native import NativeModel
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.quantized import Quantized
-from gossamer.runtime.engine import Engine
+from gossamer.formats.weight import PackedWeight
 
 HIDDEN, INNER, LAYERS, VOCABULARY, HEADS, KEY_HEADS, HEAD_SIZE = 3072, 8192, 28, 128_256, 24, 8, 128
 LINEARS = {
@@ -35,78 +32,33 @@ LINEARS = {
     "mlp.down_proj": ("ffn_down", HIDDEN, INNER),
 }
 """Name in a folder -> name in a GGUF file, outputs, inputs."""
-TARGETS = {"int4": 1.15, "sparse50-int4": 1.4}
 PEER = "Q4_0"
-SHARE_TARGET = 0.75
-CONTEXT, TOKENS = 64, 8
 
 
-def measure_large(work: Path, threads: int, rounds: int) -> dict[str, Any]:
-    """Decode with all three interleaved; make the files in `work` that are not there."""
-    file = work / "random-3b-Q4_0.gguf"
+def prepare_large(work: Path, names: Sequence[str]) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the folders (keys of `PACKED`) and llama.cpp's file; make what is not there in `work`."""
+    file = work / f"random-3b-{PEER}.gguf"
     if not file.exists():
         write_gguf(file)
-    models: dict[str, Any] = {}
-    for name in TARGETS:
-        folder = work / f"random-3b-{name}"
+    folders = {name: work / f"random-3b-{name}" for name in names}
+    for name, folder in folders.items():
         if not folder.exists():
-            write_folder(folder, sparse=name != "int4")
-        engine = Engine.open(folder, threads=threads, cache_tokens=4 * CONTEXT)
-        models[name] = NativeModel(engine)
-    models[PEER] = LlamaCppModel(file, threads, 4 * CONTEXT)
-    ids_1T = torch.arange(16)[None]
-    taken: dict[str, list[float]] = {name: [] for name in models}
-    probes = [read_bandwidth(threads).gb_per_s]
-    for number in range(rounds + 1):
-        for name in list(models) if number % 2 else list(reversed(models)):
-            decode = models[name].run_round(ids_1T, TOKENS).decode
-            if number:
-                taken[name].append(TOKENS / decode)
-    probes.append(read_bandwidth(threads).gb_per_s)
-    bandwidth = statistics.mean(probes)
-    return {
-        "threads": threads,
-        "read_bandwidth_gb_per_s": bandwidth,
-        "models": [figures(name, models[name], taken, bandwidth) for name in models],
-    }
+            write_folder(folder, PACKED[name])
+    return folders, {PEER: file}
 
 
-def figures(name: str, model: Any, taken: dict[str, list[float]], bandwidth: float) -> dict[str, Any]:
-    decode = statistics.median(taken[name])
-    ratios = [own / peer for own, peer in zip(taken[name], taken[PEER], strict=True)]
-    return {
-        "name": name,
-        "weight_bytes_per_token": model.weight_bytes_per_token,
-        "decode_tokens_per_s": decode,
-        "bandwidth_share": decode * model.weight_bytes_per_token / bandwidth / 1e9,
-        "ratio": statistics.median(ratios),
-        "low": min(ratios),
-        "high": max(ratios),
-        "target": TARGETS.get(name),
-        "rounds": taken[name],
-    }
+def dense(quantized: Quantized, _seed: int) -> PackedWeight:
+    return IntegerWeight.pack(quantized)
 
 
-def as_section(large: dict[str, Any]) -> list[str]:
-    """Return the figures as lines of Markdown."""
-    lines = [
-        "",
-        f"## 3B, random weights, {large['threads']} threads, read bandwidth "
-        f"{large['read_bandwidth_gb_per_s']:.1f} GB/s",
-        "",
-        f"Shapes of Llama-3.2-3B. Target: {SHARE_TARGET:.0%} of the bandwidth.",
-        "",
-        "| model | GB a token | decode | share of bandwidth | ratio | target |",
-        "|---|---|---|---|---|---|",
-    ]
-    for model in large["models"]:
-        start = (
-            f"| {model['name']} | {model['weight_bytes_per_token'] / 1e9:.2f} | "
-            f"{model['decode_tokens_per_s']:.2f} | {model['bandwidth_share']:.2f} | "
-        )
-        end = f"{model['ratio']:.2f} ({model['low']:.2f} to {model['high']:.2f}) | {model['target']}"
-        lines.append(start + (end if model["target"] else " | ") + " |")
-    return lines
+def half(quantized: Quantized, seed: int) -> PackedWeight:
+    """A random half is kept."""
+    kept_OI = torch.rand(quantized.codes_OI.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    return BitmaskWeight.pack(quantized, kept_OI)
+
+
+PACKED = {"int4": dense, "sparse50-int4": half}
+"""How the linears of a folder are packed, by the recipe that gives such a format."""
 
 
 def random_codes(outputs: int, inputs: int, bits: int, group: int, seed: int) -> Quantized:
@@ -115,8 +67,8 @@ def random_codes(outputs: int, inputs: int, bits: int, group: int, seed: int) ->
     return Quantized(codes_OI, torch.full((outputs, inputs // group), 2.0**-10), None, bits, group)
 
 
-def write_folder(folder: Path, sparse: bool) -> None:
-    """Write int4 in groups of 64, half of them kept if `sparse`; embedding and head in one int8 table."""
+def write_folder(folder: Path, pack: Callable[[Quantized, int], PackedWeight]) -> None:
+    """Write int4 in groups of 64, packed by `pack`; embedding and head in one int8 table."""
     modules: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
 
@@ -129,8 +81,7 @@ def write_folder(folder: Path, sparse: bool) -> None:
     put(["model.embed_tokens"], table.meta(), table.tensors())
     for seed, (linear, (_, outputs, inputs)) in enumerate(LINEARS.items()):
         quantized = random_codes(outputs, inputs, 4, 64, seed)
-        mask_OI = torch.rand(outputs, inputs, generator=torch.Generator().manual_seed(seed)) < 0.5
-        packed = BitmaskWeight.pack(quantized, mask_OI) if sparse else IntegerWeight.pack(quantized)
+        packed = pack(quantized, seed)
         put([f"model.layers.{layer}.{linear}" for layer in range(LAYERS)], packed.meta(), packed.tensors())
     ones = numpy.ones(HIDDEN, dtype=numpy.float32)
     for layer in range(LAYERS):

@@ -4,7 +4,7 @@ from html import escape
 from typing import Any
 
 BAR, GAP, LEFT, WIDTH, MARGIN = 16, 6, 170, 420, 110
-COLOURS = {"native": "#2f6f4f", "llama.cpp": "#b0a58f", "torch": "#7a8aa0"}
+COLOURS = {"native": "#2f6f4f", "llama.cpp": "#b0a58f"}
 PANELS = {
     "decode_tokens_per_s": "decode, tokens/s",
     "prefill_tokens_per_s": "prefill of 512, tokens/s",

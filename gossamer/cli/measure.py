@@ -70,7 +70,7 @@ def bench(
     peer: Annotated[
         str,
         typer.Option(
-            help="What runs --against: native, torch, llama.cpp, or auto: llama.cpp for .gguf if installed."
+            help="What runs --against: native, torch, llama.cpp, or auto: llama.cpp for .gguf if llama-bench is found."
         ),
     ] = "auto",
     json_: Json = False,

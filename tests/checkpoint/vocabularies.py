@@ -1,24 +1,18 @@
 """llama.cpp's own vocabularies with texts and the ids they must give, out of the source package of llama-cpp-python.
 
-`python -m tests.checkpoint.vocabularies` fetches them (76 MB once, MIT licence) into the cache of `gossamer demo`. The
-package is unpacked, never built: pip wants its metadata, which its build backend, installed by `make`, tells without
-compiling.
+`python -m tests.checkpoint.vocabularies` fetches them (76 MB once, MIT licence) into the cache of `gossamer demo`.
 """
 
 import hashlib
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
 
+from benchmarks.llama_cpp.source import REQUIREMENT, VERSION, download
 from gossamer.data.assets import default_cache
 from gossamer.errors import RunError
 
-VERSION = "0.3.36"
-REQUIREMENT = f"llama-cpp-python=={VERSION}"
-PACKAGE_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 FILES_SHA256 = "1fb4033d0f842f6b0ba6fabaa85fc8ecb7fdd196b41deb47a0248423892f38c4"
 """Of the files below one after the other."""
 OURS = ("deepseek-coder", "deepseek-llm", "gpt-2", "llama-bpe", "llama-spm", "qwen2", "qwen35")
@@ -37,7 +31,7 @@ def fetch_vocabularies(cache: Path | None = None) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=cache) as name:
         scratch = Path(name)
-        unpacked = _unpack(_download(scratch), scratch / "vocabularies")
+        unpacked = _unpack(download(scratch), scratch / "vocabularies")
         if _digest(unpacked) != FILES_SHA256:
             raise RunError(f"{REQUIREMENT}: the vocabularies in it are not the expected ones.")
         shutil.rmtree(folder, ignore_errors=True)
@@ -64,23 +58,6 @@ def _digest(folder: Path) -> str:
             return ""
         digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _download(scratch: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    options = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", f"--dest={scratch}"]
-    _run([*pip, "download", *options, REQUIREMENT])
-    packages = list(scratch.glob("*.tar.gz"))
-    if len(packages) != 1 or hashlib.sha256(packages[0].read_bytes()).hexdigest() != PACKAGE_SHA256:
-        raise RunError(f"{REQUIREMENT}: pip gave another file than the expected one.")
-    return packages[0]
-
-
-def _run(command: list[str]) -> None:
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode:
-        reason = (finished.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-        raise RunError(f"{REQUIREMENT} cannot be downloaded: {reason}")
 
 
 def _unpack(package: Path, target: Path) -> Path:

@@ -9,7 +9,7 @@ from gossamer.data.tokens import check_ids
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed import compare as speed
 from gossamer.evaluation.speed.result import Benchmark
-from gossamer.evaluation.speed.runners import open_runner, peer_for
+from gossamer.evaluation.speed.runners import LLAMA_CPP, open_runner, peer_for
 from gossamer.evaluation.speed.surroundings import num_cores
 from gossamer.progress import Progress, silent
 from gossamer.runtime.choose import DEFAULT_ACTIVATIONS, choose_engine
@@ -40,8 +40,8 @@ def benchmark(
         tokens: decoded in each round. repeats: rounds that count.
         activations: "float" or "int8" for packed integer linears; default: int8 on the native engine, else float.
         engine: of `model`: "native", "torch", or "auto": native where the family has a plan.
-        peer: of `against`: the same, or "llama.cpp"; "auto": llama.cpp for GGUF files when it is installed, torch for
-            other dense models.
+        peer: of `against`: the same, or "llama.cpp"; "auto": llama.cpp for GGUF files when its llama-bench is on the
+            PATH, torch for other dense models.
 
     Returns:
         The figures of the model in `own`, of the other one in `against`; see docs/evaluation.md for each of them.
@@ -62,12 +62,9 @@ def benchmark(
     threads = num_cores() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
-    context = (prompt_tokens if ids is None else len(ids)) + tokens + 1
     return speed.benchmark(
-        _subject(model, choose_engine(model, engine), activations, threads, context),
-        None
-        if against is None
-        else _subject(against, peer_for(against, peer), activations, threads, context),
+        _subject(model, choose_engine(model, engine), activations, threads),
+        None if against is None else _subject(against, peer_for(against, peer), activations, threads),
         threads=threads,
         prompt_ids=ids,
         prompt_tokens=prompt_tokens,
@@ -77,16 +74,14 @@ def benchmark(
     )
 
 
-def _subject(
-    path: str | Path, engine: str, activations: str | None, threads: int, context: int
-) -> speed.Subject:
+def _subject(path: str | Path, engine: str, activations: str | None, threads: int) -> speed.Subject:
     dense = engine == "torch" and open_model(path).kind != "gossamer"
     dtype = "bfloat16" if dense else "auto"
     chosen = activations or DEFAULT_ACTIVATIONS.get(engine, "float")
     return speed.Subject(
         name=str(path),
-        load=lambda: open_runner(path, engine, dtype, chosen, threads, context),
-        path=str(path),
+        load=lambda: open_runner(path, engine, dtype, chosen, threads),
+        path=None if engine == LLAMA_CPP else str(path),  # it loads the file in processes of its own
         dtype=dtype,
         activations=chosen,
         engine=engine,

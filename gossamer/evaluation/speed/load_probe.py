@@ -46,7 +46,7 @@ def probe(
     before = usage()
     with all_threads(threads), PeakMemory() as memory:
         started = time.perf_counter()
-        model = open_runner(path, engine, dtype, activations, threads, prompt_tokens + tokens + 1)
+        model = open_runner(path, engine, dtype, activations, threads)
         load_seconds = time.perf_counter() - started
         model.eval()
         run_round(model, random_prompt(model, prompt_tokens), tokens)

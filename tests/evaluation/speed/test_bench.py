@@ -97,12 +97,12 @@ def test_the_native_engine_is_measured_beside_torch_and_says_so(compressed, prob
         benchmark(case.folder, engine="fast", **FAST)
 
 
-def test_llama_cpp_is_the_peer_of_gguf_files_where_it_is_installed(
+def test_llama_cpp_is_the_peer_of_gguf_files_where_its_own_benchmark_is_installed(
     parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runners, "llama_cpp", lambda: None)
+    monkeypatch.setattr(runners, "find_tool", lambda: None)
     assert runners.peer_for("model.gguf", "auto") == "torch"
-    monkeypatch.setattr(runners, "llama_cpp", lambda: object())
+    monkeypatch.setattr(runners, "find_tool", lambda: "/bin/llama-bench")
     assert runners.peer_for("model.gguf", "auto") == "llama.cpp"
     assert runners.peer_for(parent("llama"), "auto") == "torch"
     assert runners.peer_for(parent("llama"), "native") == "native"
