@@ -33,6 +33,16 @@ uint64_t enabled_states() {
 
 bool has(uint32_t word, int bit) { return (word >> bit) & 1; }
 
+// The 256-bit form of VNNI that needs no AVX-512.
+bool has_avx_vnni() {
+#if defined(GOSSAMER_AVXVNNI)
+  uint32_t a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && has(a, 4);
+#else
+  return false;
+#endif
+}
+
 }  // namespace
 
 std::vector<Isa> usable_isas() {
@@ -46,6 +56,7 @@ std::vector<Isa> usable_isas() {
   const bool avx2 = has(b, 5) && has(b, 3) && has(b, 8);  // avx2, bmi1, bmi2
   if (!avx2 || (states & 0x06) != 0x06) return isas;
   isas.push_back(Isa::avx2);
+  if (has_avx_vnni()) isas.push_back(Isa::avxvnni);
   const bool foundation = has(b, 16) && has(b, 17) && has(b, 30) && has(b, 31);  // f, dq, bw, vl
   const bool extensions = has(c, 1) && has(c, 6) && has(c, 11);                  // vbmi, vbmi2, vnni
   if (!foundation || !extensions || (states & 0xE6) != 0xE6) return isas;

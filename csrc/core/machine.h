@@ -5,7 +5,7 @@
 
 namespace gossamer {
 
-enum class Isa { scalar, avx2, avx512, amx, neon };
+enum class Isa { scalar, avx2, avxvnni, avx512, amx, neon };
 
 // The levels that both the CPU and the operating system support, slowest first; scalar is always among them.
 std::vector<Isa> usable_isas();

@@ -17,6 +17,9 @@ extern const KernelTable scalar_table;
 #if defined(GOSSAMER_X86_64)
 extern const KernelTable avx2_table, avx512_table;
 #endif
+#if defined(GOSSAMER_AVXVNNI)
+extern const KernelTable avxvnni_table;
+#endif
 #if defined(GOSSAMER_AARCH64)
 extern const KernelTable neon_table;
 #endif
@@ -77,6 +80,9 @@ const KernelTable& table_of(Isa isa) {
   if (isa == Isa::avx512) return avx512_table;
   if (isa == Isa::avx2) return avx2_table;
 #endif
+#if defined(GOSSAMER_AVXVNNI)
+  if (isa == Isa::avxvnni) return avxvnni_table;
+#endif
 #if defined(GOSSAMER_AARCH64)
   if (isa == Isa::neon) return neon_table;
 #endif
@@ -111,6 +117,7 @@ const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::scalar: return "scalar";
     case Isa::avx2: return "avx2";
+    case Isa::avxvnni: return "avxvnni";
     case Isa::avx512: return "avx512";
     case Isa::amx: return "amx";
     case Isa::neon: return "neon";

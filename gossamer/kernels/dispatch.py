@@ -1,6 +1,6 @@
 """What the native kernels run on: instruction set, threads, and whether they are there at all.
 
-GOSSAMER_ISA=scalar|avx2|avx512|amx forces an instruction set, GOSSAMER_NUM_THREADS the number of threads; both are
+GOSSAMER_ISA=scalar|avx2|avxvnni|avx512|amx forces an instruction set, GOSSAMER_NUM_THREADS the number of threads; both are
 read at the first use.
 """
 
@@ -34,7 +34,7 @@ def native_available() -> bool:
 
 
 def isa() -> str:
-    """Return the instruction set in use: scalar, avx2, avx512 or amx; "none" without native kernels.
+    """Return the instruction set in use: scalar, avx2, avxvnni, avx512 or amx; "none" without native kernels.
 
     UsageError if GOSSAMER_ISA names one that is unknown or that this machine lacks.
     """
