@@ -58,8 +58,8 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
         "model", "text", "against", "length", "num_windows", "stride", "activations", "engine", "progress",
     ]  # fmt: skip
     assert arguments["benchmark"] == [
-        "model", "against", "threads", "prompt", "prompt_tokens", "tokens", "repeats", "activations", "engine",
-        "peer", "progress",
+        "model", "against", "threads", "prompt", "prompt_tokens", "tokens", "repeats", "load_repeats", "activations",
+        "engine", "peer", "progress",
     ]  # fmt: skip
     assert arguments["search"] == [
         "model", "budget", "text", "out", "minutes", "samples", "length", "seed", "windows", "keep", "progress",

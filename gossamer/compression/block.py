@@ -55,10 +55,11 @@ def _enter(job: Job, state: RunState, name: str) -> BlockWork:
         with job.clock.phase(RUN_DENSE):
             wanted, seen = run_dense(job.dense, name, job.architecture.linears(name))
     steps = job.steps_of(name)
-    packed = {job.architecture.matrix(linear).parameter for linear in steps}
-    round_as_written(job.model, name, job.stored_dtypes, state.written | packed)
-    every = list(job.architecture.linears(name))
-    ordered = job.processes.agreed(stages(job.runner, name, every)) if job.aligns else []
+    ordered: list[list[str]] = []
+    if job.aligns:
+        packed = {job.architecture.matrix(linear).parameter for linear in steps}
+        round_as_written(job.model, name, job.stored_dtypes, state.written | packed)
+        ordered = job.processes.agreed(stages(job.runner, name, job.architecture.linears(name)))
     layers = {linear: LayerWork.of(job.model, job.architecture.matrix(linear)) for linear in steps}
     return BlockWork(name, state.done, layers, wanted, seen, ordered)
 

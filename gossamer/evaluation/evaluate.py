@@ -21,6 +21,7 @@ from gossamer.data.deduplicate import deduplicate
 from gossamer.data.sources import Document, read_documents
 from gossamer.data.tokens import Windows, tokenize, windows
 from gossamer.errors import CheckpointError, DataError, UsageError
+from gossamer.evaluation.kept import KeptModel
 from gossamer.evaluation.quality.divergence import compare
 from gossamer.evaluation.quality.embeddings import embedding_cosine, mean_pooled_embeddings
 from gossamer.evaluation.quality.perplexity import perplexity
@@ -35,14 +36,14 @@ PSEUDO_LENGTH, PSEUDO_WINDOWS, PSEUDO_POSITIONS = 128, 16, 16
 NUM_SENTENCES = 512
 
 
-Model: TypeAlias = PreTrainedModel | NativeModel
+Model: TypeAlias = PreTrainedModel | NativeModel | KeptModel
 
 
 def evaluate(
-    model: str | Path,
+    model: str | Path | KeptModel,
     *,
     text: str | Path,
-    against: str | Path | None = None,
+    against: str | Path | KeptModel | None = None,
     length: int | None = None,
     num_windows: int | None = None,
     stride: int | None = None,
@@ -53,9 +54,9 @@ def evaluate(
     """Measure `model` on `text`, and `against` (its parent) on the same windows in the same pass.
 
     Args:
-        model: folder, GGUF file or hub id.
+        model: folder, GGUF file or hub id; or a dense model that is open already.
         text: file, folder or data set; nothing that the model was calibrated on.
-        against: the dense parent; without it the figures that compare are None.
+        against: the dense parent, as the model; without it the figures that compare are None.
         length: tokens in a window; 1024, or what the model has positions for.
         num_windows: at most so many windows, from the start of the text.
         stride: tokens from window to window; default: no overlap.
@@ -69,23 +70,20 @@ def evaluate(
     Raises:
         GossamerError: a model or text that cannot be read, or that do not belong together.
     """
-    engine = choose_engine(model, engine)
+    engine = "torch" if isinstance(model, KeptModel) else choose_engine(model, engine)
     activations = activations or DEFAULT_ACTIVATIONS[engine]
-    progress("reading models", 0, 2)
-    subject = _open_subject(model, engine, activations)
-    progress("reading models", 1, 2)
-    parent = None if against is None else load(against, dtype=torch.float32).model
-    progress("reading models", 2, 2)
+    subject, parent = _open_both(model, against, engine, activations, progress)
+    path, parent_path = _path(model), None if against is None else _path(against)
     if subject.tokenizer is None:
-        raise UsageError(f"{model}: the model has no tokenizer, so no text can be shown to it.")
+        raise UsageError(f"{path}: the model has no tokenizer, so no text can be shown to it.")
     progress("reading text", 0, 1)
     documents = deduplicate(read_documents(text)).documents
     kind = _kind(subject.model)
     if parent is not None and _kind(parent) != kind:
         raise UsageError(
-            f"{against}: a parent that does what {model} does ({kind}) was expected, not {_kind(parent)}."
+            f"{parent_path}: a parent that does what {path} does ({kind}) was expected, not {_kind(parent)}."
         )
-    before = _conditions(kind, model, against, engine, activations)
+    before = _conditions(kind, path, parent_path, engine, activations)
     if kind == "embeddings":
         progress("reading text", 1, 1)
         return _checked(_embeddings(before, subject, parent, documents, progress))
@@ -108,7 +106,34 @@ class _Subject:
     tokenizer: PreTrainedTokenizerBase | None
 
 
-def _open_subject(model: str | Path, engine: str, activations: str) -> _Subject:
+def _path(model: str | Path | KeptModel) -> str | Path:
+    return model.path if isinstance(model, KeptModel) else model
+
+
+def _open_parent(against: str | Path | KeptModel | None) -> PreTrainedModel | KeptModel | None:
+    if against is None or isinstance(against, KeptModel):
+        return against
+    return load(against, dtype=torch.float32).model
+
+
+def _open_both(
+    model: str | Path | KeptModel,
+    against: str | Path | KeptModel | None,
+    engine: str,
+    activations: str,
+    progress: Progress,
+) -> tuple[_Subject, Model | None]:
+    progress("reading models", 0, 2)
+    subject = _open_subject(model, engine, activations)
+    progress("reading models", 1, 2)
+    parent = _open_parent(against)
+    progress("reading models", 2, 2)
+    return subject, parent
+
+
+def _open_subject(model: str | Path | KeptModel, engine: str, activations: str) -> _Subject:
+    if isinstance(model, KeptModel):
+        return _Subject(model, open_model(model.path).tokenizer())
     if engine == "torch":
         return _Subject(*load(model, activations=activations))
     return _Subject(NativeModel.open(model, activations), open_model(model).tokenizer())
@@ -151,6 +176,8 @@ def _checked(result: Evaluation) -> Evaluation:
 def _kind(model: Model) -> Kind:
     if isinstance(model, NativeModel):
         return "causal"
+    if isinstance(model, KeptModel):
+        model = model.model
     if model.config.is_encoder_decoder:
         raise UsageError(
             f"{type(model).__name__}: perplexity of encoder-decoders is not measured; use your task's own metric."

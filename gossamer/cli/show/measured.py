@@ -86,3 +86,12 @@ def print_demo(result: "Demo") -> None:
     for line in result.notes:
         console.print(line)
     console.print(f"report: {result.report}")
+    console.print(f"time: {number(result.seconds / 60, 1)} minutes")
+    console.print(f"\nasked: {result.prompt}", style="bold")
+    for answer in result.answers:
+        console.print(
+            f"{answer.name} ({number(answer.tokens_per_s, 0)} tokens/s): {answer.text}", soft_wrap=True
+        )
+    console.print("\nnext:", style="bold")
+    for command in result.next_commands:
+        console.print(f"  {command}", soft_wrap=True)

@@ -24,6 +24,7 @@ def benchmark(
     prompt_tokens: int = 64,
     tokens: int = 64,
     repeats: int = 5,
+    load_repeats: int = 2,
     activations: str | None = None,
     engine: str = "auto",
     peer: str = "auto",
@@ -38,6 +39,7 @@ def benchmark(
         threads: default: every core that this process may use.
         prompt: text to start from; default: `prompt_tokens` random tokens.
         tokens: decoded in each round. repeats: rounds that count.
+        load_repeats: processes that load each model, for its load time and peak memory.
         activations: "float" or "int8" for packed integer linears; default: int8 on the native engine, else float.
         engine: of `model`: "native", "torch", or "auto": native where the family has a plan.
         peer: of `against`: the same, or "llama.cpp"; "auto": llama.cpp for GGUF files when its llama-bench is on the
@@ -51,14 +53,7 @@ def benchmark(
     """
     if against is None and peer != "auto":
         raise UsageError(f"--peer {peer}: it says what runs the other model. Give one with --against.")
-    ids = None
-    if prompt is not None:
-        source = open_model(model)
-        tokenizer = source.tokenizer()
-        if tokenizer is None:
-            raise UsageError(f"{model}: the model has no tokenizer for the prompt. Leave the prompt out.")
-        ids = tokenizer(prompt, verbose=False)["input_ids"]
-        check_ids(torch.tensor(ids), source.config.get_text_config().vocab_size, tokenizer, "--prompt")
+    ids = None if prompt is None else _ids_of(prompt, model)
     threads = num_cores() if threads is None else threads
     if threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}")
@@ -70,8 +65,20 @@ def benchmark(
         prompt_tokens=prompt_tokens,
         tokens=tokens,
         repeats=repeats,
+        load_repeats=load_repeats,
         progress=progress,
     )
+
+
+def _ids_of(prompt: str, model: str | Path) -> list[int]:
+    """The prompt's tokens; UsageError if the model cannot read it."""
+    source = open_model(model)
+    tokenizer = source.tokenizer()
+    if tokenizer is None:
+        raise UsageError(f"{model}: the model has no tokenizer for the prompt. Leave the prompt out.")
+    ids: list[int] = tokenizer(prompt, verbose=False)["input_ids"]
+    check_ids(torch.tensor(ids), source.config.get_text_config().vocab_size, tokenizer, "--prompt")
+    return ids
 
 
 def _subject(path: str | Path, engine: str, activations: str | None, threads: int) -> speed.Subject:
