@@ -149,23 +149,26 @@ struct BitmaskMatrix : Matrix<BitmaskView> {
 
 struct NMMatrix : Matrix<NMView> {
   NMMatrix(std::pair<int64_t, int64_t> shape, int keep_count, const std::string& values_kind,
-           OptionalArray codes, OptionalArray index, OptionalArray values, OptionalArray scale,
-           std::optional<int64_t> group_size) {
-    if (keep_count != 4 && keep_count != 8 && keep_count != 12)
-      refuse("keep", "4, 8 or 12", std::to_string(keep_count));
+           OptionalArray codes, OptionalArray index, OptionalArray mask, OptionalArray values,
+           OptionalArray scale, std::optional<int64_t> group_size, int window) {
+    validate_window(keep_count, window);
     set_shape(view, shape, group_size.value_or(shape.second));
-    view.planes = keep_count / 4;
+    view.window = window, view.planes = keep_count * (16 / window) / 4;
     view.kind = parse_values(values_kind, false);
+    const bool nibbles = view.kind == Values::nibble, wide = window == 16;
+    if (!wide && !is_integer(view.kind))
+      refuse("values of a window below 16", "int4 or int8", "'" + values_kind + "'");
     const int64_t lanes = view.strips() * view.windows() * view.planes * 64;
-    if (view.kind == Values::nibble) {
-      view.codes = keep("codes", codes, kByte, lanes);
-      refuse_extra("index", index);
-      refuse_extra("values", values);
-    } else {
-      refuse_extra("codes", codes);
-      view.index = keep("index", index, kByte, lanes / 2);
-      view.values = keep("values", values, dtype_of(view.kind), lanes);
-    }
+    const auto part = [&](const char* name, const OptionalArray& array, nb::dlpack::dtype dtype, bool used,
+                          int64_t count) -> const uint8_t* {
+      if (used) return keep(name, array, dtype, count);
+      refuse_extra(name, array);
+      return nullptr;
+    };
+    view.codes = part("codes", codes, kByte, nibbles, wide ? lanes : lanes / 2);
+    view.index = part("index", index, kByte, window == 4 || (wide && !nibbles), wide ? lanes / 2 : lanes / 4);
+    view.mask = part("mask", mask, kByte, window == 8, lanes / 4);
+    view.values = part("values", values, dtype_of(view.kind), !nibbles, lanes);
     if (is_integer(view.kind)) keep_scales(*this, view, scale, std::nullopt);
     else refuse_extra("scale", scale);
   }

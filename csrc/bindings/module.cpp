@@ -46,11 +46,12 @@ NB_MODULE(_native, m) {
                     OptionalArray, OptionalArray, std::optional<int64_t>>(),
            "shape"_a, "values_kind"_a, "mask"_a, "offsets"_a, "values"_a, "scale"_a.none() = nb::none(),
            "group_size"_a.none() = nb::none());
-  bind_matrix<NMMatrix>(m, "NMMatrix", "At most N = 4, 8 or 12 weights in each window of 16 columns.")
+  bind_matrix<NMMatrix>(m, "NMMatrix", "At most N weights in each window of 4, 8 or 16 columns.")
       .def(nb::init<std::pair<int64_t, int64_t>, int, const std::string&, OptionalArray, OptionalArray,
-                    OptionalArray, OptionalArray, std::optional<int64_t>>(),
+                    OptionalArray, OptionalArray, OptionalArray, std::optional<int64_t>, int>(),
            "shape"_a, "keep"_a, "values_kind"_a, "codes"_a.none() = nb::none(), "index"_a.none() = nb::none(),
-           "values"_a.none() = nb::none(), "scale"_a.none() = nb::none(), "group_size"_a.none() = nb::none());
+           "mask"_a.none() = nb::none(), "values"_a.none() = nb::none(), "scale"_a.none() = nb::none(),
+           "group_size"_a.none() = nb::none(), "window"_a = 16);
   bind_matrix<DenseMatrix>(m, "DenseMatrix", "Rows of floats.")
       .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray>(), "shape"_a,
            "values_kind"_a, "weight"_a);

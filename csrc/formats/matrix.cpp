@@ -21,7 +21,9 @@ struct BytesBefore {
   }
   int64_t operator()(const NMView& m) const {
     const int64_t slots = m.windows() * m.planes * 64;
-    const int64_t each = m.kind == Values::nibble ? slots : slots / 2 + slots * value_bytes(m.kind);
+    const int64_t columns = m.window == 16 ? slots / 2 : slots / 4;
+    const int64_t values = m.kind == Values::nibble ? slots / 2 : slots * value_bytes(m.kind);
+    const int64_t each = columns + values;
     return strip * (each + row_bytes_of_scales(m));
   }
   int64_t operator()(const DenseView& m) const {

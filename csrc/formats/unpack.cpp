@@ -38,6 +38,31 @@ float scaled(const Shape& m, int64_t row, int64_t column, float value, int zero)
   return half_at(m.scale, i) * (value + static_cast<float>(zero)) + half_at(m.minimum, i);
 }
 
+struct Slot {
+  int column;  // of the 16
+  float value;
+};
+
+// Lane `i` of all, where N of 16 are kept.
+Slot wide_slot(const NMView& m, int64_t i) {
+  const int byte = m.kind == Values::nibble ? m.codes[i] : m.index[i / 2] >> (4 * (i % 2));
+  return {byte & 15, m.kind == Values::nibble ? nibble(byte >> 4) : value_at(m.values, m.kind, i)};
+}
+
+// What lies in lane `lane` of plane `plane` of 16 columns of a strip (`window` counts both), where half of every 4 or 8
+// columns are kept.
+Slot narrow_slot(const NMView& m, int64_t window, int plane, int lane) {
+  const float value = m.kind == Values::nibble ? nibble(m.codes[window * 64 + lane] >> (4 * plane))
+                                               : value_at(m.values, m.kind, (window * 2 + plane) * 64 + lane);
+  if (m.window == 4) {
+    const int shift = 4 * static_cast<int>(window % 2) + 2 * plane;
+    return {8 * plane + lane % 4 / 2 * 4 + ((m.index[window / 2 * 64 + lane] >> shift) & 3), value};
+  }
+  int kept = m.mask[(window * 2 + plane) * 16 + lane / 4];
+  for (int slot = 0; slot < lane % 4; ++slot) kept &= kept - 1;
+  return {8 * plane + (kept ? __builtin_ctz(static_cast<unsigned>(kept)) : 0), value};
+}
+
 int code_at(const IntegerView& m, int64_t strip, int64_t quad, int lane) {
   int code = 0, shift = 0;
   const auto take = [&](const uint8_t* plane, int width) {
@@ -84,12 +109,14 @@ void unpack(const NMView& m, float* w) {
   const int64_t lanes = m.strips() * m.windows() * m.planes * 64;
   for (int64_t i = 0; i < lanes; ++i) {
     const int64_t window = i / 64 / m.planes;
-    const int byte = m.kind == Values::nibble ? m.codes[i] : (m.index[i / 2] >> (4 * (i % 2))) & 15;
-    const float value = m.kind == Values::nibble ? nibble(byte >> 4) : value_at(m.values, m.kind, i);
+    const Slot slot = m.window == 16 ? wide_slot(m, i)
+                                     : narrow_slot(m, window, static_cast<int>(i / 64 % m.planes),
+                                                   static_cast<int>(i % 64));
     const int64_t row = window / m.windows() * kStripRows + i % 64 / 4,
-                  column = window % m.windows() * 16 + (byte & 15);
+                  column = window % m.windows() * 16 + slot.column;
     // Unused slots have value 0 and index 0, so values are added: the products do the same.
-    if (row < m.rows && column < m.columns) w[row * m.columns + column] += scaled(m, row, column, value, 0);
+    if (row < m.rows && column < m.columns)
+      w[row * m.columns + column] += scaled(m, row, column, slot.value, 0);
   }
 }
 

@@ -21,6 +21,17 @@ void validate_shape(const Shape& m) {
            std::to_string(size));
 }
 
+void validate_window(int keep, int window) {
+  if (window == 4 || window == 8) {
+    if (2 * keep != window)
+      refuse("keep", std::to_string(window / 2) + " of a window of " + std::to_string(window),
+             std::to_string(keep));
+    return;
+  }
+  if (window != 16) refuse("window", "4, 8 or 16", std::to_string(window));
+  if (keep != 4 && keep != 8 && keep != 12) refuse("keep", "4, 8 or 12", std::to_string(keep));
+}
+
 void validate_extent(const Extent& buffer, int64_t bytes) {
   if (buffer.bytes != bytes)
     refuse(buffer.name, std::to_string(bytes) + " bytes", std::to_string(buffer.bytes));

@@ -19,6 +19,8 @@ struct Extent {
 
 // Throws std::invalid_argument unless rows, columns and groups make sense and every size below fits in int64.
 void validate_shape(const Shape& m);
+// Throws unless so many of a window can be kept: 2 of 4, 4 of 8, or 4, 8 or 12 of 16.
+void validate_window(int keep, int window);
 // Throws unless the buffer has exactly this many bytes.
 void validate_extent(const Extent& buffer, int64_t bytes);
 // Throws unless offsets, masks and the number of values agree, and no bit lies outside of the matrix.

@@ -56,11 +56,15 @@ struct BitmaskView : Shape {
 };
 
 struct NMView : Shape {
-  int planes = 0;  // N / 4
+  int window = 16;  // columns: N of 16, 4 of 8 or 2 of 4
+  int planes = 0;   // of four slots for 16 columns of a row
   Values kind = Values::nibble;
-  const uint8_t* codes = nullptr;  // [strips, windows, planes, 64]; nibble values only
-  const uint8_t* index = nullptr;  // [strips, windows, planes, 32]
-  const uint8_t* values = nullptr;
+  // Nibbles only: [strips, windows, planes, 64] with the column beside the value; of narrow windows [strips, windows, 64],
+  // two planes to a byte.
+  const uint8_t* codes = nullptr;
+  const uint8_t* index = nullptr;  // [strips, windows, planes, 32]; of windows of 4 [strips, windows / 2, 64]
+  const uint8_t* mask = nullptr;   // windows of 8 only: [strips, windows, 2, 16]
+  const uint8_t* values = nullptr;  // [strips, windows, planes, 64]; not with nibbles
 };
 
 // Not packed at all: [rows, columns] in row order. One group, no scales.

@@ -46,13 +46,18 @@ struct IsInteger {
 struct Zero {
   int operator()(const IntegerView& m) const { return 1 << (m.bits - 1); }
   int operator()(const BitmaskView& m) const { return m.kind == Values::nibble ? 8 : 128; }
-  int operator()(const NMView&) const { return 0; }
+  int operator()(const NMView& m) const { return m.window == 16 ? 0 : m.kind == Values::nibble ? 8 : 128; }
   int operator()(const DenseView&) const { return 0; }
 };
 
 bool pays_in_tiles(const NMView* nm, int64_t tokens) {
   if (nm == nullptr) return tokens >= kFewestTiled;
   return nm->kind == Values::nibble && nm->planes > 1 && tokens >= kFewestTiledNM;
+}
+
+// True when the product fetches activations by shuffles, and not from weights made dense.
+bool shuffles(const NMView& m, int64_t tokens, bool int8) {
+  return m.window == 16 || (int8 && (m.window == 4 || tokens <= kMostShuffled));
 }
 
 }  // namespace
@@ -76,7 +81,7 @@ ActivationLayout layout_for(const KernelTable& table, const MatrixView& matrix, 
   } else if (m.minimum != nullptr && tokens == 1) {
     layout.sum_groups = m.groups;
   }
-  layout.windows = nm != nullptr && !layout.tiles;
+  layout.windows = nm != nullptr && !layout.tiles && shuffles(*nm, tokens, layout.int8);
   return layout;
 }
 
@@ -140,7 +145,7 @@ void prepare_tokens(const KernelTable& table, const ActivationLayout& layout, co
 
 Activations prepared(const ActivationLayout& layout, const float* x, int64_t tokens,
                      const ActivationMemory& memory) {
-  Activations act{.tokens = tokens};
+  Activations act{.tokens = tokens, .windows = layout.windows};
   if (layout.int8) {
     act.fold_columns = layout.fold_columns;
     act.codes = memory.codes, act.scales = memory.scales, act.starts = memory.starts;

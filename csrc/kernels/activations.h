@@ -8,10 +8,13 @@
 
 namespace gossamer {
 
-// From so many tokens on, products in int8 go through tiles where there are any; those of N:16 (8:16 and denser) from so
+// From so many tokens on, products in int8 go through tiles where there are any; those of N:M (4:16 excepted) from so
 // many more, since they first have to be made dense. Only for folds of 64 columns: with 32, fetching the sums takes what
 // the tiles save (docs/log.md, 2026-11-28).
 constexpr int64_t kFewestTiled = 16, kFewestTiledNM = 64;
+
+// Up to so many tokens products of 4:8 shuffle their activations; for more it is cheaper to make the weights dense once.
+constexpr int64_t kMostShuffled = 32;
 
 // Tokens may be prepared in such runs: a multiple of all block sizes above 1.
 inline int64_t pack_tokens(const KernelTable& table) { return table.tiles == nullptr ? 24 : 48; }

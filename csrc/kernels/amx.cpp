@@ -7,7 +7,7 @@
 // Instructions and configuration: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18.
 #include "kernels/simd_avx512.h"
 // The vector operations must come first.
-#include "kernels/dense.h"
+#include "kernels/nm_narrow.h"
 
 namespace gossamer {
 namespace {
@@ -180,7 +180,16 @@ void tiled_bitmask(const BitmaskView& m, const Activations& act, float* y, int64
   else multiply_panels(BitmaskDecoder<Values::int8>(m), act, y, first, last);
 }
 
+template <int window>
+void tiled_narrow(const NMView& m, const Activations& act, float* y, int64_t first, int64_t last) {
+  if (m.kind == Values::nibble)
+    multiply_panels(NarrowDecoder<Values::nibble, window>(m), act, y, first, last);
+  else multiply_panels(NarrowDecoder<Values::int8, window>(m), act, y, first, last);
+}
+
 void tiled_nm(const NMView& m, const Activations& act, float* y, int64_t first, int64_t last) {
+  if (m.window == 4) return tiled_narrow<4>(m, act, y, first, last);
+  if (m.window == 8) return tiled_narrow<8>(m, act, y, first, last);
   multiply_panels(NMDecoder(m), act, y, first, last);
 }
 

@@ -41,6 +41,20 @@ GOSSAMER_INLINE I16 sum_pairs(I16 acc) {
   const __m256i ones = _mm256_set1_epi16(1);
   return {_mm256_madd_epi16(acc.a, ones), _mm256_madd_epi16(acc.b, ones)};
 }
+// Up to eight times the nibbles s, in bytes; 128 times as much, as what is taken from sums of two products.
+GOSSAMER_INLINE I16 add_nibbles(I16 sums, B64 s) {
+  sums = {_mm256_add_epi8(sums.a, s.a), _mm256_add_epi8(sums.b, s.b)};
+  asm("" : "+x"(sums.a), "+x"(sums.b));
+  return sums;
+}
+GOSSAMER_INLINE I16 nibble_excess(I16 sums) {
+  const __m256i ones = _mm256_set1_epi8(1);
+  return {_mm256_slli_epi16(_mm256_maddubs_epi16(ones, sums.a), 7),
+          _mm256_slli_epi16(_mm256_maddubs_epi16(ones, sums.b), 7)};
+}
+GOSSAMER_INLINE I16 short_sums(I16 acc, I16 excess) {
+  return sum_pairs({_mm256_sub_epi16(acc.a, excess.a), _mm256_sub_epi16(acc.b, excess.b)});
+}
 
 // ---- sums over a fold: codes of weights times four columns of a token at x ----
 

@@ -5,6 +5,7 @@
 #include "kernels/dense.h"
 #include "kernels/elementwise.h"
 #include "kernels/nm.h"
+#include "kernels/nm_narrow.h"
 #include "kernels/quantize.h"
 #include "kernels/row_major.h"
 
@@ -37,6 +38,8 @@ void run_bitmask(const BitmaskView& m, const Activations& act, bool int8, float*
 }
 
 void run_nm(const NMView& m, const Activations& act, bool int8, float* y, int64_t first, int64_t last) {
+  if (m.window == 4) return nm_narrow<4>(m, act, int8, y, first, last);
+  if (m.window == 8) return nm_narrow<8>(m, act, int8, y, first, last);
   switch (m.kind) {
     case Values::nibble: return nm_planes<Values::nibble>(m, act, int8, y, first, last);
     case Values::int8: return nm_planes<Values::int8>(m, act, int8, y, first, last);

@@ -120,11 +120,18 @@ GOSSAMER_INLINE B64 high_nibbles(B64 x) { return low_nibbles(right_words<4>(x));
 GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) {
   return {_mm256_shuffle_epi8(table.a, index.a), _mm256_shuffle_epi8(table.b, index.b)};
 }
-// The upper nibble of each byte as a signed value of -8 to 7: small, so that no pair of products can saturate.
-GOSSAMER_INLINE B64 nibble_values(B64 x) {
+GOSSAMER_INLINE B64 shuffle_low(B64 table, B64 index) { return shuffle16(table, index); }
+// The lower or the upper nibble of each byte as a signed value of -8 to 7: small, so that no pair of products can saturate.
+GOSSAMER_INLINE B64 signed_nibbles(B64 nibbles) {
   const __m256i table =
       _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1));
-  return shuffle16({table, table}, high_nibbles(x));
+  return shuffle16({table, table}, nibbles);
+}
+GOSSAMER_INLINE B64 low_nibble_values(B64 x) { return signed_nibbles(low_nibbles(x)); }
+GOSSAMER_INLINE B64 nibble_values(B64 x) { return signed_nibbles(high_nibbles(x)); }
+GOSSAMER_INLINE B64 add_where_equal(B64 acc, B64 x, B64 y, B64 w) {
+  return {_mm256_add_epi8(acc.a, _mm256_and_si256(_mm256_cmpeq_epi8(x.a, y.a), w.a)),
+          _mm256_add_epi8(acc.b, _mm256_and_si256(_mm256_cmpeq_epi8(x.b, y.b), w.b))};
 }
 
 template <int bits> GOSSAMER_INLINE I16 dwords(B64 x) {
@@ -151,6 +158,12 @@ GOSSAMER_INLINE B64 broadcast4(const uint8_t* p) {
 }
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
   const __m256i all = _mm256_broadcastsi128_si256(load_128(p));
+  return {all, all};
+}
+GOSSAMER_INLINE B64 broadcast8(const uint8_t* p) {
+  int64_t bytes;
+  std::memcpy(&bytes, p, 8);
+  const __m256i all = _mm256_set1_epi64x(bytes);
   return {all, all};
 }
 GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
@@ -187,6 +200,25 @@ GOSSAMER_INLINE B64 expand_bytes(const uint8_t* mask, const uint8_t*& p) {
                 l2 = expand_16(mask + 4, p + before(32)), l3 = expand_16(mask + 6, p + before(48));
   p += __builtin_popcountll(bits);
   return {_mm256_set_m128i(l1, l0), _mm256_set_m128i(l3, l2)};
+}
+
+// The numbers of the first four columns that a mask of eight keeps, a byte each.
+struct ColumnTable {
+  uint32_t columns[256];
+  constexpr ColumnTable() : columns{} {
+    for (uint32_t mask = 0; mask < 256; ++mask)
+      for (uint32_t column = 0, next = 0; column < 8; ++column)
+        if ((mask >> column) & 1 && next < 4) columns[mask] |= column << (8 * next++);
+  }
+};
+constexpr ColumnTable kColumns;
+
+GOSSAMER_INLINE __m256i mask_columns_half(const uint8_t* masks) {
+  const auto of = [masks](int row) { return static_cast<int>(kColumns.columns[masks[row]]); };
+  return _mm256_setr_epi32(of(0), of(1), of(2), of(3), of(4), of(5), of(6), of(7));
+}
+GOSSAMER_INLINE B64 mask_columns(const uint8_t* masks) {
+  return {mask_columns_half(masks), mask_columns_half(masks + 8)};
 }
 
 template <bool brain> GOSSAMER_INLINE __m256 widen(__m128i halves) {

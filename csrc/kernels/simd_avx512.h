@@ -80,6 +80,9 @@ GOSSAMER_INLINE B64 low_nibbles(B64 a) { return and_b(a, set1_b(0x0F)); }
 GOSSAMER_INLINE B64 high_nibbles(B64 a) { return and_b(a, set1_b(0xF0)); }   // << kHighShift
 GOSSAMER_INLINE B64 nibble_values(B64 a) { return and_b(a, set1_b(0xF0)); }  // signed, / kNibbleUnit
 
+// The lower nibbles in the same way.
+GOSSAMER_INLINE B64 low_nibble_values(B64 a) { return nibble_values(left_words<4>(a)); }
+
 // Sixteen dwords, column j of each moved to the lowest bits (with garbage above).
 template <int bits> GOSSAMER_INLINE I16 dwords(B64 a) { return bits ? _mm512_srli_epi32(a, bits) : a; }
 // table[low 4 bits of each index].
@@ -111,12 +114,49 @@ template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 u, const uint8_t
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
   return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+GOSSAMER_INLINE B64 broadcast8(const uint8_t* p) {
+  int64_t bytes;
+  std::memcpy(&bytes, p, 8);
+  return _mm512_set1_epi64(bytes);
+}
 // table[index] within each 16 bytes; index < 16.
 GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) { return _mm512_shuffle_epi8(table, index); }
+// table[low 4 bits of each index] within each 16 bytes; index < 128.
+GOSSAMER_INLINE B64 shuffle_low(B64 table, B64 index) { return shuffle16(table, index); }
 // 32 bytes -> 64 nibbles, low one first.
 GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
   const __m512i words = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return low_nibbles(or_b(words, _mm512_slli_epi16(words, 4)));
+}
+
+// acc + w in the lanes where a equals b.
+GOSSAMER_INLINE B64 add_where_equal(B64 acc, B64 a, B64 b, B64 w) {
+  return _mm512_mask_add_epi8(acc, _mm512_cmpeq_epi8_mask(a, b), acc, w);
+}
+
+// For each mask of four columns the numbers of those that are kept, in ascending order and then zeros, and 8 x how many.
+struct ColumnTable {
+  alignas(64) uint32_t low[16];
+  alignas(64) uint32_t high[16];  // of columns 4 to 7
+  alignas(64) uint32_t bits[16];
+  constexpr ColumnTable() : low{}, high{}, bits{} {
+    for (uint32_t mask = 0; mask < 16; ++mask)
+      for (uint32_t column = 0; column < 4; ++column)
+        if ((mask >> column) & 1) {
+          low[mask] |= column << bits[mask], high[mask] |= (4 + column) << bits[mask];
+          bits[mask] += 8;
+        }
+  }
+};
+constexpr ColumnTable kColumns;
+
+// Lane 4r+j is the j-th column of mask r (of eight columns), 0 where there are fewer.
+GOSSAMER_INLINE B64 mask_columns(const uint8_t* masks) {
+  const __m512i mask = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(masks)));
+  const __m512i low = _mm512_permutexvar_epi32(mask, _mm512_load_si512(kColumns.low));
+  const __m512i bits = _mm512_permutexvar_epi32(mask, _mm512_load_si512(kColumns.bits));
+  const __m512i high = _mm512_permutexvar_epi32(_mm512_srli_epi32(mask, 4), _mm512_load_si512(kColumns.high));
+  return or_b(low, _mm512_sllv_epi32(high, bits));
 }
 
 // The next popcount(mask) bytes of p spread over the lanes of the mask, zero elsewhere.
@@ -202,4 +242,5 @@ GOSSAMER_INLINE void store_half(uint16_t* p, F16 v) {
 }  // namespace
 }  // namespace gossamer
 
+#include "kernels/long_sums.h"
 #include "kernels/whole_sums.h"

@@ -153,6 +153,11 @@ GOSSAMER_INLINE B64 nibble_values(B64 x) {
   return each<B64>([&](auto i)
                        GOSSAMER_LAMBDA { return vreinterpretq_u8_s8(vshrq_n_s8(as_signed(x.v[i]), 4)); });
 }
+GOSSAMER_INLINE B64 low_nibble_values(B64 x) { return nibble_values(left_words<4>(x)); }
+GOSSAMER_INLINE B64 add_where_equal(B64 acc, B64 x, B64 y, B64 w) {
+  return each<B64>(
+      [&](auto i) GOSSAMER_LAMBDA { return vaddq_u8(acc.v[i], vandq_u8(vceqq_u8(x.v[i], y.v[i]), w.v[i])); });
+}
 
 template <int bits> GOSSAMER_INLINE I16 dwords(B64 x) {
   return right_i<bits>(each<I16>([&](auto i) GOSSAMER_LAMBDA { return vreinterpretq_s32_u8(x.v[i]); }));
@@ -196,11 +201,36 @@ GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
 GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) {
   return each<B64>([&](auto i) GOSSAMER_LAMBDA { return vqtbl1q_u8(table.v[i], index.v[i]); });
 }
+GOSSAMER_INLINE B64 broadcast8(const uint8_t* p) {
+  const uint8x16_t all = vcombine_u8(vld1_u8(p), vld1_u8(p));
+  return {{all, all, all, all}};
+}
+GOSSAMER_INLINE B64 shuffle_low(B64 table, B64 index) { return shuffle16(table, low_nibbles(index)); }
 GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
   const uint8x16_t first = vld1q_u8(p), second = vld1q_u8(p + 16), mask = vdupq_n_u8(0x0F);
   const uint8x16_t low0 = vandq_u8(first, mask), high0 = vshrq_n_u8(first, 4);
   const uint8x16_t low1 = vandq_u8(second, mask), high1 = vshrq_n_u8(second, 4);
   return {{vzip1q_u8(low0, high0), vzip2q_u8(low0, high0), vzip1q_u8(low1, high1), vzip2q_u8(low1, high1)}};
+}
+
+// The numbers of the first four columns that a mask of eight keeps, a byte each.
+struct ColumnTable {
+  uint32_t columns[256];
+  constexpr ColumnTable() : columns{} {
+    for (uint32_t mask = 0; mask < 256; ++mask)
+      for (uint32_t column = 0, next = 0; column < 8; ++column)
+        if ((mask >> column) & 1 && next < 4) columns[mask] |= column << (8 * next++);
+  }
+};
+constexpr ColumnTable kColumns;
+
+GOSSAMER_INLINE B64 mask_columns(const uint8_t* masks) {
+  return each<B64>([&](auto i) GOSSAMER_LAMBDA {
+    uint32x4_t rows = vdupq_n_u32(kColumns.columns[masks[4 * i]]);
+    rows = vsetq_lane_u32(kColumns.columns[masks[4 * i + 1]], rows, 1);
+    rows = vsetq_lane_u32(kColumns.columns[masks[4 * i + 2]], rows, 2);
+    return vreinterpretq_u8_u32(vsetq_lane_u32(kColumns.columns[masks[4 * i + 3]], rows, 3));
+  });
 }
 
 // For each octet of mask bits, which of the next bytes goes to each lane (0x80: none, for which `tbl` gives 0).
@@ -307,3 +337,5 @@ GOSSAMER_INLINE void store_half(uint16_t* p, F16 x) {
 
 }  // namespace
 }  // namespace gossamer
+
+#include "kernels/long_sums.h"

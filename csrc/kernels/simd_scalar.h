@@ -165,6 +165,10 @@ OPERATION B64 high_nibbles(B64 x) { return right_words<4>(x); }
 OPERATION B64 nibble_values(B64 x) {
   return each<B64>([&](int i) -> uint8_t { return ((x.v[i] >> 4) ^ 8) - 8; });
 }
+OPERATION B64 low_nibble_values(B64 x) { return nibble_values(left_words<4>(x)); }
+OPERATION B64 add_where_equal(B64 acc, B64 x, B64 y, B64 w) {
+  return each<B64>([&](int i) -> uint8_t { return acc.v[i] + (x.v[i] == y.v[i] ? w.v[i] : 0); });
+}
 
 template <int bits> OPERATION I16 dwords(B64 x) {
   return each<I16>([&](int i) { return static_cast<int32_t>(x.v[4 * i + bits / 8] >> (bits % 8)); });
@@ -192,8 +196,20 @@ OPERATION B64 broadcast16(const uint8_t* p) {
 OPERATION B64 shuffle16(B64 table, B64 index) {
   return each<B64>([&](int i) { return table.v[(i & 48) | (index.v[i] & 15)]; });
 }
+OPERATION B64 broadcast8(const uint8_t* p) {
+  return each<B64>([&](int i) { return p[i & 7]; });
+}
+OPERATION B64 shuffle_low(B64 table, B64 index) { return shuffle16(table, index); }
 OPERATION B64 load_nibbles(const uint8_t* p) {
   return each<B64>([&](int i) -> uint8_t { return (p[i / 2] >> (4 * (i & 1))) & 15; });
+}
+
+OPERATION B64 mask_columns(const uint8_t* masks) {
+  B64 result = set1_b(0);
+  for (int row = 0; row < 16; ++row)
+    for (int column = 0, next = 0; column < 8; ++column)
+      if ((masks[row] >> column) & 1 && next < 4) result.v[4 * row + next++] = static_cast<uint8_t>(column);
+  return result;
 }
 
 OPERATION B64 expand_bytes(const uint8_t* bits, const uint8_t*& p) {
@@ -270,4 +286,5 @@ OPERATION void store_half(uint16_t* p, F16 v) {
 
 #undef OPERATION
 
+#include "kernels/long_sums.h"
 #include "kernels/whole_sums.h"

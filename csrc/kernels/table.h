@@ -33,6 +33,7 @@ struct Activations {
   const int32_t* starts = nullptr;
   const float* sums = nullptr;  // scales * starts: what an offset of the weights multiplies, times -zero
   int fold_columns = 0;         // 32 or 64: columns summed in integers before a scale is applied
+  bool windows = false;         // of 16 columns of a token, unsigned: for a kernel that shuffles them
 };
 
 struct QuantizePlan {

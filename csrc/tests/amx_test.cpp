@@ -227,6 +227,39 @@ void check_nm(int64_t rows, int64_t columns, int64_t group, int planes) {
   check("nm", w, view, amx_tiles.nm);
 }
 
+// Half of every 4 or 8 columns, in the order of csrc/README.md.
+void check_narrow(int64_t rows, int64_t columns, int64_t group, int window, Values kind) {
+  const bool nibbles = kind == Values::nibble;
+  Plain w(rows, columns, group, nibbles ? 8 : 128, false);
+  const int64_t runs = w.strips * w.padded / 16;
+  std::vector<uint8_t> index(static_cast<size_t>(runs * 32)), mask(index),
+      values(static_cast<size_t>(runs * 128));
+  for (int64_t run = 0; run < runs; ++run)
+    for (int row = 0; row < 16; ++row)
+      for (int slot = 0, column = -1; slot < 8;
+           ++slot) {  // ascending, so that every window has half of its columns
+        const int first = slot * 2 / window * window, last = first + window,
+                  left = window / 2 - slot % (window / 2);
+        if (slot % (window / 2) == 0) column = first - 1;
+        column += 1 + below(last - left - column);
+        const int value = below(2 * w.zero) - w.zero, lane = 4 * row + slot % 4, plane = slot / 4;
+        w.at(run * 16 / w.padded * 16 + row, run * 16 % w.padded + column) = value;
+        index[static_cast<size_t>(run / 2 * 64 + lane)] |=
+            static_cast<uint8_t>((column - first) << (4 * (run % 2) + 2 * plane));
+        mask[static_cast<size_t>((run * 2 + plane) * 16 + row)] |=
+            static_cast<uint8_t>(1 << (column - first));
+        if (nibbles)
+          values[static_cast<size_t>(run * 64 + lane)] |= static_cast<uint8_t>((value & 15) << (4 * plane));
+        else values[static_cast<size_t>((run * 2 + plane) * 64 + lane)] = static_cast<uint8_t>(value);
+      }
+  NMView view;
+  w.shape(view);
+  view.window = window, view.planes = 2, view.kind = kind;
+  (window == 4 ? view.index : view.mask) = (window == 4 ? index : mask).data();
+  (nibbles ? view.codes : view.values) = values.data();
+  check("nm of narrow windows", w, view, amx_tiles.nm);
+}
+
 }  // namespace
 }  // namespace gossamer
 
@@ -242,6 +275,9 @@ int main() {
     check_bitmask(size.rows, size.columns, size.group, Values::nibble);
     check_bitmask(size.rows, size.columns, size.group, Values::int8);
     for (int planes = 1; planes <= 3; ++planes) check_nm(size.rows, size.columns, size.group, planes);
+    for (int window : {4, 8})
+      for (Values kind : {Values::nibble, Values::int8})
+        check_narrow(size.rows, size.columns, size.group, window, kind);
   }
   std::puts("amx_test: products in tiles are right");
   return 0;

@@ -69,10 +69,11 @@ Plan make_plan(Store& store) {
                          .key_norm = {}});
     plan.add(linears(attention, {{store.dense(kHidden, kHeads * kHeadDim), nullptr, added}}, Then::add));
     // In layer 1 `up` has a low-rank part, and the gate comes on its own.
-    LinearsOp gated = linears(0,
-                              {{store.integer(kInner, kHidden, 3, true), nullptr, gate},
-                               {store.bitmask(kInner, kHidden, Values::nibble), nullptr, up}},
-                              layer ? Then::store : Then::gate, inner);
+    const MatrixView upwards = layer ? MatrixView(store.bitmask(kInner, kHidden, Values::nibble))
+                                     : MatrixView(store.narrow(kInner, kHidden, 4));
+    LinearsOp gated =
+        linears(0, {{store.integer(kInner, kHidden, 3, true), nullptr, gate}, {upwards, nullptr, up}},
+                layer ? Then::store : Then::gate, inner);
     if (layer) gated.linears.push_back({store.dense(kRank, kHidden), nullptr, reduced});
     gated.has_norm = true, gated.norm = store.norm(kHidden);
     plan.add(std::move(gated));
@@ -80,7 +81,8 @@ Plan make_plan(Store& store) {
       plan.add(linears(reduced, {{store.dense(kInner, kRank), nullptr, product}}, Then::add, up));
       plan.add(GateOp{.gate = Gate::gelu, .first = gate, .second = up, .target = inner});
     }
-    plan.add(linears(inner, {{store.nm(kHidden, kInner, 3), nullptr, added}}, Then::store));
+    const NMView down = layer ? store.narrow(kHidden, kInner, 8) : store.nm(kHidden, kInner, 3);
+    plan.add(linears(inner, {{down, nullptr, added}}, Then::store));
     plan.add(AddNormOp{.input = added, .target = 0, .norm = store.norm(kHidden)});
   }
   LinearsOp head = linears(0, {{table, nullptr, 0}}, Then::store);

@@ -119,6 +119,10 @@ std::vector<Case> cases(Store& store, int64_t rows, int64_t columns, int64_t gro
     for (int planes = 1; planes <= 3 && kind != Values::float32; ++planes)
       all.push_back(
           {std::to_string(4 * planes) + ":16 " + name, store.nm(rows, columns, planes, kind, size), integer});
+    for (int window : {4, 8})
+      if (integer)
+        all.push_back({"half of " + std::to_string(window) + " " + name,
+                       store.narrow(rows, columns, window, kind, size), true});
   }
   return all;
 }

@@ -84,6 +84,24 @@ struct Store {
     else m.index = bytes(lanes / 2), m.values = values(lanes, kind);
     return m;
   }
+  // Half of every window of 4 or 8 columns, all of its slots in use.
+  NMView narrow(int64_t rows, int64_t columns, int window, Values kind = Values::nibble,
+                int64_t group_size = 32) {
+    NMView m;
+    set_shape(m, rows, columns, group_size);
+    m.window = window, m.planes = 2, m.kind = kind;
+    const int64_t runs = m.strips() * m.windows();
+    if (kind == Values::nibble) m.codes = bytes(runs * 64);
+    else m.values = bytes(runs * 128);
+    uint8_t* where = bytes(runs * 32);
+    for (int64_t i = 0; i < runs * 32; ++i) {
+      // Of 4: the first slot takes column 0 or 1, the second 2 or 3, four times a byte. Of 8: four bits.
+      if (window == 4) where[i] = static_cast<uint8_t>((where[i] & 0x55) | (i % 2 ? 0xAA : 0));
+      while (window == 8 && __builtin_popcount(where[i]) != 4) where[i] = static_cast<uint8_t>(random());
+    }
+    (window == 4 ? m.index : m.mask) = where;
+    return m;
+  }
   BitmaskView bitmask(int64_t rows, int64_t columns, Values kind, int64_t group_size = 32) {
     BitmaskView m;
     set_shape(m, rows, columns, group_size, kind == Values::nibble || kind == Values::int8);

@@ -225,7 +225,7 @@ def describe_format(meta: Mapping[str, Any]) -> str:
         return f"{describe_format(residual)} + rank {meta['rank']}" if residual else f"rank {meta['rank']}"
     words = [str(meta["format"])]
     if "keep" in meta:
-        words.append(f"{meta['keep']}:16")
+        words.append(f"{meta['keep']}:{meta.get('window', 16)}")
     if "values" in meta:
         words.append(str(meta["values"]))
     elif "dtype" in meta:

@@ -1,18 +1,19 @@
 """Which format holds a weight: the one of fewest bytes, by arithmetic and without losing the mask.
 
     codes, no mask      integer
-    codes and mask      bitmask; nm if symmetric and the mask is 4:16, 8:16 or 12:16, with no
-                        empty window;
+    codes and mask      bitmask; nm if symmetric and the mask is 2:4, 4:8, 4:16, 8:16 or 12:16, except for
+                        4:8 with no empty window;
                         integer if symmetric and no kept weight has the zero code
     floats, no mask     dense
-    floats and mask     bitmask; nm as above, of 16-bit values; block if the mask is made of whole blocks;
+    floats and mask     bitmask; nm of 16, as above, of 16-bit values; block if the mask is made of whole blocks;
                         dense if no kept weight is zero
 
 With factors of a low-rank part, low_rank over one of these; over none if the mask keeps nothing and there are no
 codes.
 
 `pack` asks a mask what it is like, `predict_bytes` is told; from there on the choice is the same (`forms`). A tie goes
-to the form named first. coo, csr and csc are for interchange and never chosen.
+to the form named first, of nm to 2:4: a mask that is 2:4 is 4:8 and 8:16 too, and 2:4 and 4:8 take the same bytes. coo,
+csr and csc are for interchange and never chosen.
 
 O output features, I input features.
 """
@@ -30,7 +31,7 @@ from gossamer.formats.dense import DenseWeight
 from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight, check_quantized
 from gossamer.formats.low_rank import LowRankWeight
-from gossamer.formats.nm import KEEP_CHOICES, NmWeight, fewest_slots
+from gossamer.formats.nm import PATTERNS, NmWeight, fitting_patterns
 from gossamer.formats.packed import expected_bytes
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import to_tiles
@@ -47,8 +48,8 @@ class Pattern:
 
     num_values: int
     """Elements that a bitmask would store."""
-    slots: int | None = None
-    """The N for which it is N:16; None if it is not."""
+    windows: tuple[tuple[int, int], ...] = ()
+    """The N and M of nm, in its order, for which it is N:M."""
     blocks: Mapping[tuple[int, int], int] = field(default_factory=dict)
     """Block shape -> blocks kept, for the shapes of which the mask is made."""
     zero_means_removed: bool = False
@@ -74,8 +75,9 @@ def forms(
     values = dtype_name(dtype) if codes is None else integer_values(codes["bits"])
     if codes is None:
         found += [BlockWeight.declare(shape, *block, dtype) for block in pattern.blocks.items()]
-    if pattern.slots is not None and (dtype != torch.float32 if codes is None else codes["symmetric"]):
-        found.append(NmWeight.declare(shape, pattern.slots, values, codes))
+    if dtype != torch.float32 if codes is None else codes["symmetric"]:
+        windows = [(n, m) for n, m in pattern.windows if codes is not None or m == 16]
+        found += [NmWeight.declare(shape, window, values, codes) for window in windows]
     found.append(BitmaskWeight.declare(shape, values, pattern.num_values, codes))
     return found
 
@@ -123,7 +125,7 @@ def _pattern(matrix_OI: Tensor, mask_OI: Tensor, quantized: Quantized | None, dt
         kept = {}
     return Pattern(
         num_values=int(strip_lengths(to_tiles(mask_OI).sum(dim=2), values).sum()),
-        slots=fewest_slots(mask_OI),
+        windows=fitting_patterns(mask_OI),
         blocks={block: int(kept_RC.sum()) for block, kept_RC in kept.items() if kept_RC is not None},
         zero_means_removed=holds,
     )
@@ -143,9 +145,10 @@ def _pack_as(
     if name == "block":
         return BlockWeight.pack(matrix_OI, (form["block"][0], form["block"][1]), dtype, mask_OI)
     if name == "nm":
+        window = (form["keep"], form.get("window", 16))
         if quantized is not None:
-            return NmWeight.pack(quantized, mask_OI)
-        return NmWeight.pack_float(matrix_OI, mask_OI, dtype)
+            return NmWeight.pack(quantized, mask_OI, window)
+        return NmWeight.pack_float(matrix_OI, mask_OI, dtype, window)
     if quantized is not None:
         return BitmaskWeight.pack(quantized, mask_OI)
     return BitmaskWeight.pack_float(matrix_OI, mask_OI, dtype)
@@ -178,7 +181,7 @@ def predict_bytes(
         in_nibbles = codes is not None and integer_values(codes["bits"]) == "int4"
         pattern = Pattern(
             num_values=-(-num_kept // 2) if in_nibbles else num_kept,
-            slots=None if window is None else _slots(*window),
+            windows=() if window is None else _windows(*window),
             blocks={} if block is None else _blocks(num_kept, block),
             zero_means_removed=codes is None,
         )
@@ -186,11 +189,9 @@ def predict_bytes(
     return expected_bytes(chosen if rank is None else LowRankWeight.declare_factors(shape, rank, chosen))
 
 
-def _slots(n: int, m: int) -> int | None:
-    """Return the fewest slots of 16 that hold n of every m; None where windows do not add up to 16."""
-    if 16 % m:
-        return None
-    return next((slots for slots in KEEP_CHOICES if slots * m >= 16 * n), None)
+def _windows(n: int, m: int) -> tuple[tuple[int, int], ...]:
+    """Return the patterns of nm that hold every mask of n of m."""
+    return tuple((keep, window) for keep, window in PATTERNS if window % m == 0 and keep * m >= n * window)
 
 
 def _blocks(num_kept: int, block: tuple[int, int]) -> dict[tuple[int, int], int]:

@@ -1,15 +1,18 @@
-"""N:16 sparsity, N = 4, 8 or 12: at most N weights kept in every window of 16 columns, no mask and no row
-pointers.
+"""N:M sparsity: at most N weights kept in every window of M columns, no row pointers. 4, 8 or 12 of 16; 4 of 8;
+2 of 4.
 
-An int4 value and its column share a byte, (value & 15) << 4 | column. Other values lie beside half a byte of
+Of 16: an int4 value and its column share a byte, (value & 15) << 4 | column. Other values lie beside half a byte of
 column. Within a window the kept columns ascend; a slot that holds nothing is 0. So that the mask can be read
 back exactly, every window keeps at least one weight: then slot 0 is always used, and a later slot is used
 when its column is not 0.
 
-O output features, I input features, S strips of 16 rows, W = Kp/16 windows (Kp = I rounded up to 64), P = N/4
-planes. Lane 4r+j of plane p is the (4p+j)-th kept column of row r in the window. docs/formats.md draws the
-bytes. Bytes per weight: N/16 (int4), 1.5 N/16 (int8), 2.5 N/16 (16-bit floats), plus 2/group_size for the
-integers.
+Of 8 and of 4 (integers only): there are always eight slots for 16 columns of a row, so that two int4 values share a
+byte. Of 4, a column takes two bits, and the rule is the same. Of 8, a byte for each window is its mask.
+
+O output features, I input features, S strips of 16 rows, C = Kp/16 runs of 16 columns (Kp = I rounded up to 64), in
+them P planes of four slots. Lane 4r+j of plane p is slot 4p+j of row r. docs/formats.md draws the bytes. Bytes per
+weight, plus 2/group_size for the integers: of 16, N/16 (int4), 1.5 N/16 (int8), 2.5 N/16 (16-bit floats); of 8 and
+of 4, 3/8 (int4), 5/8 (int8).
 """
 
 from math import prod
@@ -36,7 +39,8 @@ from gossamer.formats.weight import PackedWeight, dtype_name, round_values
 from gossamer.kernels import reference
 from gossamer.kernels.declaration import Meta
 
-KEEP_CHOICES = (4, 8, 12)
+PATTERNS = ((2, 4), (4, 8), (4, 16), (8, 16), (12, 16))
+"""N and M that there is a layout for. Among those of the same bytes the fastest comes first."""
 VALUE_CHOICES = ("int4", "int8", "float16", "bfloat16")
 
 
@@ -44,23 +48,43 @@ class NmWeight(PackedWeight):
     format = "nm"
 
     @classmethod
-    def declare(cls, shape: tuple[int, int], keep: int, values: str, codes: Meta | None = None) -> Meta:
-        """Return the declaration with `keep` slots per window; `codes` are bits, group_size and symmetric."""
-        return {"format": "nm", "shape": list(shape), "keep": keep, "values": values, **(codes or {})}
+    def declare(
+        cls, shape: tuple[int, int], pattern: tuple[int, int], values: str, codes: Meta | None = None
+    ) -> Meta:
+        """Return the declaration; `pattern` is one of `PATTERNS`, `codes` are bits, group_size and symmetric."""
+        keep, window = pattern
+        narrow = {} if window == 16 else {"window": window}
+        return {
+            "format": "nm",
+            "shape": list(shape),
+            "keep": keep,
+            **narrow,
+            "values": values,
+            **(codes or {}),
+        }
 
     @classmethod
     def tensor_specs(cls, meta: Meta) -> Specs:
         num_outputs, num_inputs = read_shape(meta)
         values = read_choice(meta, "values", VALUE_CHOICES)
-        keep = read_int(meta, "keep", 4, 12)
-        require(keep in KEEP_CHOICES, "declaration: keep", "4, 8 or 12", keep)
-        planes = (num_strips(num_outputs), num_quads(num_inputs) // 4, keep // 4)
-        specs: Specs
+        keep, window = read_int(meta, "keep", 2, 12), read_int({"window": 16} | meta, "window", 4, 16)
+        known = ", ".join(f"{n} of {m}" for n, m in PATTERNS)
+        require((keep, window) in PATTERNS, "declaration: keep, window", known, f"{keep} of {window}")
+        strips, runs = num_strips(num_outputs), num_quads(num_inputs) // 4
+        planes = (strips, runs, keep * 16 // window // 4)
+        specs: Specs = {}
+        if window == 4:
+            specs["index"] = (torch.uint8, (strips, runs // 2, 64))
+        elif window == 8:
+            specs["mask"] = (torch.uint8, (strips, runs, 2, 16))
+        elif values != "int4":
+            specs["index"] = (torch.uint8, (*planes, 32))
         if values == "int4":
-            specs = {"codes": (torch.uint8, (*planes, 64))}
+            specs["codes"] = (torch.uint8, (*planes, 64) if window == 16 else (strips, runs, 64))
         else:
-            specs = {"index": (torch.uint8, (*planes, 32)), "values": (VALUE_DTYPES[values], (*planes, 64))}
+            specs["values"] = (VALUE_DTYPES[values], (*planes, 64))
         if values in FLOAT_DTYPES:
+            require(window == 16, "declaration: values of a window below 16", "int4 or int8", values)
             return specs
         bits = read_int(meta, "bits", 2, 8)
         require(values == integer_values(bits), "declaration: values", integer_values(bits), values)
@@ -68,8 +92,10 @@ class NmWeight(PackedWeight):
         return {**specs, **scale_specs(meta)}
 
     @classmethod
-    def pack(cls, quantized: Quantized, mask_OI: Tensor, keep: int | None = None) -> "NmWeight":
-        """Return the kept codes in the fewest slots per window, or in `keep`.
+    def pack(
+        cls, quantized: Quantized, mask_OI: Tensor, pattern: tuple[int, int] | None = None
+    ) -> "NmWeight":
+        """Return the kept codes as one of `PATTERNS`, or as the smallest that fits.
 
         FormatError if the mask does not fit.
         """
@@ -78,29 +104,33 @@ class NmWeight(PackedWeight):
         if not quantized.symmetric:
             fail("nm: codes", "symmetric", "asymmetric; use bitmask")
         signed_OI = (quantized.codes_OI.to(torch.int16) - (1 << (quantized.bits - 1))).to(torch.int8)
-        return _pack(signed_OI, mask_OI, keep, integer_values(quantized.bits), quantized)
+        return _pack(signed_OI, mask_OI, pattern, integer_values(quantized.bits), quantized)
 
     @classmethod
     def pack_float(
-        cls, weight_OI: Tensor, mask_OI: Tensor, dtype: torch.dtype, keep: int | None = None
+        cls, weight_OI: Tensor, mask_OI: Tensor, dtype: torch.dtype, pattern: tuple[int, int] | None = None
     ) -> "NmWeight":
-        """Return the kept weights rounded to `dtype` (float16 or bfloat16)."""
+        """Return the kept weights rounded to `dtype` (float16 or bfloat16), N of 16."""
         check_mask(mask_OI, weight_OI)
         name = dtype_name(dtype)
         require(name in ("float16", "bfloat16"), "nm: values", "float16 or bfloat16", name)
-        return _pack(round_values(weight_OI, dtype), mask_OI, keep, name, None)
+        return _pack(round_values(weight_OI, dtype), mask_OI, pattern, name, None)
 
     def check(self) -> None:
         num_outputs, num_inputs = self.shape
+        window = reference.nm_window(self._meta)
         index_RWN, value_RWN = reference.nm_entries(self._meta, self._tensors)
-        used_RWN = index_RWN != 0
+        if "mask" in self._tensors:
+            used_RWN = self._check_mask(value_RWN)
+        else:
+            used_RWN = index_RWN != 0
+            used_RWN[:, :, 0] = True
         ascending = ~used_RWN[:, :, 1:] | (index_RWN[:, :, 1:] > index_RWN[:, :, :-1])
-        holes = used_RWN[:, :, 2:] & ~used_RWN[:, :, 1:-1]
+        holes = used_RWN[:, :, 1:] & ~used_RWN[:, :, :-1]
         in_order = bool(ascending.all()) and not bool(holes.any())
         require(in_order, "nm: columns of a window", "ascending, empty slots last", "another order")
-        held = value_RWN[:, :, 1:][~used_RWN[:, :, 1:]]
-        require(not bool(held.any()), "nm: values of empty slots", 0, "other values")
-        real_windows, last_column = -(-num_inputs // 16), (num_inputs - 1) % 16
+        require(not bool(value_RWN[~used_RWN].any()), "nm: values of empty slots", 0, "other values")
+        real_windows, last_column = -(-num_inputs // window), (num_inputs - 1) % window
         require(
             bool((index_RWN[:num_outputs, real_windows - 1] <= last_column).all()),
             "nm: columns of the last window",
@@ -116,45 +146,74 @@ class NmWeight(PackedWeight):
         else:
             check_finite("nm: values", value_RWN)
 
+    def _check_mask(self, value_RWN: Tensor) -> Tensor:
+        """Return which slots are used."""
+        num_outputs, num_inputs = self.shape
+        kept_RWw = reference.nm_mask_bits(self._tensors["mask"])
+        count_RW = kept_RWw.sum(dim=2)
+        keep = self._meta["keep"]
+        require(bool((count_RW <= keep).all()), "nm: bits of a mask", f"at most {keep}", "more")
+        kept_RK = kept_RWw.flatten(1)
+        outside = bool(kept_RK[num_outputs:].any()) or bool(kept_RK[:, num_inputs:].any())
+        require(not outside, "nm: mask outside the matrix", 0, "others")
+        return torch.arange(keep, device=kept_RWw.device).expand_as(value_RWN) < count_RW[:, :, None]
+
     def num_zeros(self) -> int:
         if has_zero_scale(self._tensors, self.shape[0]):
             return super().num_zeros()
-        tensors = self._tensors
-        stored = tensors["codes"] >> 4 if self._meta["values"] == "int4" else tensors["values"]
-        return prod(self.shape) - int(stored.count_nonzero())  # a slot that holds nothing is 0
+        value_RWN = reference.nm_values(self._meta, self._tensors)
+        return prod(self.shape) - int(value_RWN.count_nonzero())  # a slot that holds nothing is 0
 
     def mask(self) -> Tensor:
         index_RWN, _ = reference.nm_entries(self._meta, self._tensors)
-        return reference.nm_kept(self._meta, index_RWN).contiguous()
+        return reference.nm_kept(self._meta, self._tensors, index_RWN).contiguous()
 
 
-def fewest_slots(mask_OI: Tensor) -> int | None:
-    """Return the smallest N for which the mask is N:16 with no empty window, or None."""
-    counts_OW = _windows(mask_OI, *mask_OI.shape).sum(dim=2)
-    low, high = (int(bound) for bound in torch.aminmax(counts_OW))
-    if low == 0:
-        return None
-    return next((keep for keep in KEEP_CHOICES if high <= keep), None)
+def fitting_patterns(mask_OI: Tensor) -> tuple[tuple[int, int], ...]:
+    """Return those of `PATTERNS` that hold the mask: at most N in a window, and except of 8 at least one."""
+    num_rows, num_columns = mask_OI.shape
+    bounds = {}
+    for window in (4, 8, 16):
+        low, high = torch.aminmax(_windows(mask_OI, num_rows, num_columns, window).sum(dim=2))
+        bounds[window] = (int(low), int(high))
+    return tuple(
+        (keep, window)
+        for keep, window in PATTERNS
+        if bounds[window][1] <= keep and (window == 8 or bounds[window][0] > 0)
+    )
 
 
-def _windows(matrix_OI: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    """Return the matrix padded to [num_rows, num_columns rounded up to 16] as windows [rows, W, 16]."""
-    return pad(matrix_OI, num_rows, -(-num_columns // 16) * 16).unflatten(1, (-1, 16))
+def _windows(matrix_OI: Tensor, num_rows: int, num_columns: int, window: int) -> Tensor:
+    """Return the matrix padded to [num_rows, whole windows of num_columns] as windows [rows, W, M]."""
+    return pad(matrix_OI, num_rows, -(-num_columns // window) * window).unflatten(1, (-1, window))
 
 
 def _pack(
-    values_OI: Tensor, mask_OI: Tensor, keep: int | None, values: str, quantized: Quantized | None
+    values_OI: Tensor,
+    mask_OI: Tensor,
+    pattern: tuple[int, int] | None,
+    values: str,
+    quantized: Quantized | None,
 ) -> NmWeight:
-    fewest = fewest_slots(mask_OI)
-    if fewest is None or (keep is not None and (keep < fewest or keep not in KEEP_CHOICES)):
-        fail(
-            "nm: mask", f"1 to {keep or 12} kept in every window of 16 columns", "a window with more or none"
-        )
-    keep = keep or fewest
+    shape = (mask_OI.shape[0], mask_OI.shape[1])
+    codes = None if quantized is None else quantized.declaration()
+    fitting = [found for found in fitting_patterns(mask_OI) if codes is not None or found[1] == 16]
+    if not fitting or (pattern is not None and pattern not in fitting):
+        keep, window = pattern or (12, 16)
+        wanted = f"{0 if window == 8 else 1} to {keep} kept in every window of {window} columns"
+        fail("nm: mask", wanted, "a window with more or fewer")
+    forms = [NmWeight.declare(shape, found, values, codes) for found in fitting if pattern in (None, found)]
+    meta = min(forms, key=NmWeight.expected_bytes)
+    return NmWeight(meta, _tensors(values_OI, mask_OI, meta) | (pack_scales(quantized) if quantized else {}))
+
+
+def _tensors(values_OI: Tensor, mask_OI: Tensor, meta: Meta) -> dict[str, Tensor]:
+    """Return columns and values in the layout that is declared."""
+    keep, window, values = meta["keep"], reference.nm_window(meta), meta["values"]
     num_rows, num_columns = num_strips(values_OI.shape[0]) * 16, num_quads(values_OI.shape[1]) * 4
-    mask_RWw = _windows(mask_OI, num_rows, num_columns)
-    values_RWw = _windows(values_OI, num_rows, num_columns)
-    columns_RWw = torch.arange(16, dtype=torch.uint8, device=mask_OI.device).expand_as(mask_RWw)
+    mask_RWw = _windows(mask_OI, num_rows, num_columns, window)
+    values_RWw = _windows(values_OI, num_rows, num_columns, window)
+    columns_RWw = torch.arange(window, dtype=torch.uint8, device=mask_OI.device).expand_as(mask_RWw)
     filled_RWN = (
         torch.arange(keep, device=mask_OI.device) < mask_RWw.sum(dim=2, dtype=torch.uint8)[:, :, None]
     )
@@ -163,19 +222,41 @@ def _pack(
     index_RWN[filled_RWN] = columns_RWw[mask_RWw]
     value_RWN = torch.zeros(filled_RWN.shape, dtype=values_OI.dtype, device=mask_OI.device)
     value_RWN[filled_RWN] = values_RWw[mask_RWw]
-    index, value = _to_lanes(index_RWN), _to_lanes(value_RWN)
-    if values == "int4":
-        tensors = {"codes": ((value.view(torch.uint8) & 15) << 4) | index}
-    else:
-        tensors = {"index": index[..., 0::2] | (index[..., 1::2] << 4), "values": value}
-    if quantized is not None:
-        tensors |= pack_scales(quantized)
-    codes = None if quantized is None else quantized.declaration()
-    shape = (mask_OI.shape[0], mask_OI.shape[1])
-    return NmWeight(NmWeight.declare(shape, keep, values, codes), tensors)
+    index, value = _to_lanes(index_RWN, window), _to_lanes(value_RWN, window)
+    if window == 16:
+        return _wide(index, value, values)
+    columns = {"mask": _mask_bytes(mask_RWw)} if window == 8 else {"index": _pair_columns(index)}
+    return columns | ({"codes": _pair_codes(value)} if values == "int4" else {"values": value})
 
 
-def _to_lanes(rows_RWN: Tensor) -> Tensor:
-    """[S*16, W, 4P] -> [S, W, P, 64]."""
-    rows = rows_RWN.unflatten(0, (-1, 16)).unflatten(3, (-1, 4))
+def _to_lanes(rows_RWN: Tensor, window: int) -> Tensor:
+    """[S*16, W, N] -> [S, C, P, 64]."""
+    slots = rows_RWN.shape[2] * 16 // window
+    rows = rows_RWN.flatten(1).unflatten(1, (-1, slots)).unflatten(0, (-1, 16)).unflatten(3, (-1, 4))
     return rows.permute(0, 2, 3, 1, 4).flatten(3).contiguous()
+
+
+def _wide(index: Tensor, value: Tensor, values: str) -> dict[str, Tensor]:
+    """The tensors of a window of 16."""
+    if values == "int4":
+        return {"codes": ((value.view(torch.uint8) & 15) << 4) | index}
+    return {"index": index[..., 0::2] | (index[..., 1::2] << 4), "values": value}
+
+
+def _pair_codes(value_SCPL: Tensor) -> Tensor:
+    """Two planes of int4 values -> [S, C, 64], the second in the high nibbles."""
+    nibbles = value_SCPL.view(torch.uint8) & 15
+    return nibbles[:, :, 0] | nibbles[:, :, 1] << 4
+
+
+def _pair_columns(index_SCPL: Tensor) -> Tensor:
+    """Two planes of columns of 0 to 3 -> [S, C/2, 64], two bits each: both planes of an even C, then of the odd one."""
+    fields = index_SCPL.unflatten(1, (-1, 2)).flatten(2, 3)
+    return fields[:, :, 0] | fields[:, :, 1] << 2 | fields[:, :, 2] << 4 | fields[:, :, 3] << 6
+
+
+def _mask_bytes(mask_RWw: Tensor) -> Tensor:
+    """[S*16, W, 8] (bool) -> [S, C, 2, 16], bit i for column i of a window."""
+    powers = 1 << torch.arange(8, dtype=torch.uint8, device=mask_RWw.device)
+    bytes_RW = (mask_RWw * powers).sum(dim=2, dtype=torch.uint8)
+    return bytes_RW.unflatten(0, (-1, 16)).unflatten(2, (-1, 2)).permute(0, 2, 3, 1).contiguous()

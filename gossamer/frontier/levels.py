@@ -27,11 +27,13 @@ DENSE = (
 """`rtn4-g32-asym` is for matrices that a Q4_1 file holds: rounded to nearest they stay what they are, whereas GPTQ
 first aims at the dense outputs and leaves the grid. For others it loses more than `int4-g32-asym`: never chosen."""
 SPARSE = (
-    "sparse50-int4-g64", "sparse60-int4-g64", "sparse70-int4-g64", "nm4of16-int4-g64",
+    "sparse50-int4-g64", "sparse60-int4-g64", "sparse70-int4-g64", "nm4of8-int4-g64", "nm2of4-int4-g64",
+    "nm4of16-int4-g64",
     "sparse50-int4-g64-rank3", "nm4of16-int4-g64-rank3",
 )  # fmt: skip
-"""Unstructured masks and 8:16 take the same bytes and time at 50 %, so that only the better one is here. A low-rank
-part is found together with the mask (3BASiL), then fitted again to what rounding has left (EoRA)."""
+"""Unstructured masks and 8:16 take the same bytes and time at 50 %, so that only the better one is here; 4:8 and 2:4
+take the same bytes in less time. A low-rank part is found together with the mask (3BASiL), then fitted again to what
+rounding has left (EoRA)."""
 OUTSIDE = (
     "rtn8-row", "rtn8-g64", "rtn6-g64", "rtn5-g32", "rtn5-g64", "rtn4-g32-asym", "rtn4-g32", "rtn4-g64",
 )  # fmt: skip

@@ -43,9 +43,11 @@ class NMMatrix:
         values_kind: str,
         codes: Tensor | None = None,
         index: Tensor | None = None,
+        mask: Tensor | None = None,
         values: Tensor | None = None,
         scale: Tensor | None = None,
         group_size: int | None = None,
+        window: int = 16,
     ) -> None: ...
     def matmul(self, x_ptr: int, num_tokens: int, y_ptr: int, int8_activations: bool) -> None: ...
     def unpack(self, w_ptr: int) -> None: ...

@@ -86,7 +86,12 @@ def nm(meta: Meta, tensors: Tensors) -> CpuMatrix | None:
         return None
     shape = _shape(meta)
     matrix = native.NMMatrix(
-        shape, meta["keep"], meta["values"], group_size=meta.get("group_size"), **tensors
+        shape,
+        meta["keep"],
+        meta["values"],
+        group_size=meta.get("group_size"),
+        window=meta.get("window", 16),
+        **tensors,
     )
     return CpuMatrix(matrix, shape)
 

@@ -1,7 +1,7 @@
 """What the native kernels run on: instruction set, threads, and whether they are there at all.
 
-GOSSAMER_ISA=scalar|avx2|avxvnni|avx512|amx forces an instruction set, GOSSAMER_NUM_THREADS the number of threads; both are
-read at the first use.
+GOSSAMER_ISA=scalar|avx2|avxvnni|avx512|amx forces an instruction set, GOSSAMER_NUM_THREADS the number of threads;
+both are read at the first use.
 """
 
 import functools

@@ -5,8 +5,8 @@ device that these are on. Nothing here is checked (formats/ does that) and nothi
 the whole matrix. table.py says which function serves which format.
 
 O output features, I input features, T tokens, G groups of inputs that share a scale, S strips of 16 rows,
-Q quads of 4 columns, W windows of 16 columns, P planes of an N:16 matrix, N kept weights of a window, K
-stored blocks. Tile order: the 64 values of (strip s, quad q) lie together; lane 4r+j is row 16s+r, column
+Q quads of 4 columns; of an N:M matrix: N slots in each of W windows of M columns, C runs of 16 columns,
+P planes; K stored blocks. Tile order: the 64 values of (strip s, quad q) lie together; lane 4r+j is row 16s+r, column
 4q+j.
 """
 
@@ -239,31 +239,69 @@ def nm_entries(meta: Meta, tensors: Tensors) -> tuple[Tensor, Tensor]:
     """Return (index, value), each [S*16, W, N]: the kept columns of every window in ascending order, and
     their values.
 
-    A slot that holds nothing has index 0 and value 0; only slot 0 may otherwise have index 0.
+    A slot that holds nothing has index 0 and value 0.
     """
-    if meta["values"] == "int4":
-        index_SWPL = tensors["codes"] & 15
-        value_SWPL = sign_extend(tensors["codes"] >> 4)
+    if "mask" in tensors:
+        index_RWN = _first_bits(nm_mask_bits(tensors["mask"]), meta["keep"])
     else:
-        packed = tensors["index"]
-        index_SWPL = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
-        value_SWPL = tensors["values"]
-    return _nm_rows(index_SWPL), _nm_rows(value_SWPL)
+        index_RWN = _nm_rows(_nm_columns(meta, tensors), meta["keep"])
+    return index_RWN, nm_values(meta, tensors)
 
 
-def _nm_rows(lanes_SWPL: Tensor) -> Tensor:
-    """[S, W, P, 64] -> [S*16, W, 4P]: lane 4r+j of plane p is slot 4p+j of row r."""
-    rows = lanes_SWPL.unflatten(3, (16, 4)).permute(0, 3, 1, 2, 4)
-    return rows.flatten(3).flatten(0, 1)
+def _nm_columns(meta: Meta, tensors: Tensors) -> Tensor:
+    if nm_window(meta) == 4:  # [S, C/2, 64] -> the two planes of an even and of an odd 16 columns
+        fields = torch.stack([tensors["index"] >> shift & 3 for shift in (0, 2, 4, 6)], dim=2)
+        return fields.unflatten(2, (2, 2)).flatten(1, 2)
+    if meta["values"] == "int4":
+        return tensors["codes"] & 15
+    packed = tensors["index"]
+    return torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
 
 
-def nm_kept(meta: Meta, index_RWN: Tensor) -> Tensor:
-    """Return mask_OI (bool). Slot 0 of every real window is kept; a later slot is kept when its index is not
-    0.
+def nm_values(meta: Meta, tensors: Tensors) -> Tensor:
+    """Return the signed values of the slots, [S*16, W, N]; 0 where a slot holds nothing."""
+    if meta["values"] != "int4":
+        return _nm_rows(tensors["values"], meta["keep"])
+    codes = tensors["codes"]
+    if nm_window(meta) == 16:
+        return _nm_rows(sign_extend(codes >> 4), meta["keep"])
+    planes = torch.stack([sign_extend(codes & 15), sign_extend(codes >> 4)], dim=2)
+    return _nm_rows(planes, meta["keep"])
+
+
+def _first_bits(kept_RWw: Tensor, count: int) -> Tensor:
+    """Return the numbers of the first `count` bits that are set (uint8), and zeros where there are fewer."""
+    first_RWN = (~kept_RWw).to(torch.uint8).argsort(dim=2, stable=True)[:, :, :count]
+    filled_RWN = torch.arange(count, device=kept_RWw.device) < kept_RWw.sum(dim=2, keepdim=True)
+    return (first_RWN * filled_RWN).to(torch.uint8)
+
+
+def nm_window(meta: Meta) -> int:
+    """Return the columns of a window."""
+    return int(meta.get("window", 16))
+
+
+def _nm_rows(lanes_SCPL: Tensor, keep: int) -> Tensor:
+    """[S, C, P, 64] -> [S*16, W, N]: lane 4r+j of plane p is slot 4p+j of row r in 16 columns."""
+    rows = lanes_SCPL.unflatten(3, (16, 4)).permute(0, 3, 1, 2, 4)
+    return rows.flatten(0, 1).flatten(1).unflatten(1, (-1, keep))
+
+
+def nm_mask_bits(mask_SC2r: Tensor) -> Tensor:
+    """[S, C, 2, 16] bytes, a bit for each of 8 columns of a row -> [S*16, W, 8] (bool)."""
+    rows = mask_SC2r.permute(0, 3, 1, 2).flatten(2).flatten(0, 1)
+    return (rows[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=rows.device) & 1).bool()
+
+
+def nm_kept(meta: Meta, tensors: Tensors, index_RWN: Tensor) -> Tensor:
+    """Return mask_OI (bool). 4:8 has it; else slot 0 of every real window is kept, and a later slot when its index is
+    not 0.
     """
     num_outputs, num_inputs = meta["shape"]
+    if "mask" in tensors:
+        return nm_mask_bits(tensors["mask"]).flatten(1)[:num_outputs, :num_inputs]
     target = torch.where(index_RWN == 0, index_RWN[:, :, :1], index_RWN).long()
-    kept = torch.zeros(*index_RWN.shape[:2], 16, dtype=torch.bool, device=index_RWN.device)
+    kept = torch.zeros(*index_RWN.shape[:2], nm_window(meta), dtype=torch.bool, device=index_RWN.device)
     return kept.scatter_(2, target, True).flatten(1)[:num_outputs, :num_inputs]
 
 
@@ -271,12 +309,13 @@ def nm_unpack(meta: Meta, tensors: Tensors) -> Tensor:
     """Return weight_OI (float32) of an `nm` matrix."""
     num_outputs, num_inputs = meta["shape"]
     index_RWN, value_RWN = nm_entries(meta, tensors)
-    windows = torch.zeros(*index_RWN.shape[:2], 16, dtype=value_RWN.dtype, device=value_RWN.device)
+    shape = (*index_RWN.shape[:2], nm_window(meta))
+    windows = torch.zeros(shape, dtype=value_RWN.dtype, device=value_RWN.device)
     windows.scatter_add_(2, index_RWN.long(), value_RWN)
     values_OI = windows.flatten(1)[:num_outputs, :num_inputs]
     if "bits" not in meta:
         return values_OI.to(torch.float32)
-    return _scale_kept(meta, tensors, values_OI, nm_kept(meta, index_RWN))
+    return _scale_kept(meta, tensors, values_OI, nm_kept(meta, tensors, index_RWN))
 
 
 def dense_unpack(meta: Meta, tensors: Tensors) -> Tensor:

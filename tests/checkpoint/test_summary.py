@@ -80,6 +80,7 @@ def test_formats_are_described_in_words() -> None:
     assert describe_format({"format": "nm", "keep": 4, "values": "int4", "bits": 4, "group_size": 64}) == (
         "nm 4:16 int4 4 bits group 64"
     )
+    assert describe_format({"format": "nm", "keep": 2, "window": 4, "values": "int8"}) == "nm 2:4 int8"
     assert describe_format({"format": "dense", "dtype": "bfloat16"}) == "dense bfloat16"
     assert describe_format(LowRankWeight.declare_factors((8, 9), 3, None)) == "rank 3"
     residual = {"format": "integer", "shape": [8, 9], "bits": 4, "group_size": 9}

@@ -39,14 +39,14 @@ def random_mask(num_rows: int, num_columns: int, density: float = 0.5, seed: int
     return torch.rand(num_rows, num_columns, generator=torch.Generator().manual_seed(seed)) < density
 
 
-def nm_mask(num_rows: int, num_columns: int, keep: int, seed: int = 0) -> Tensor:
-    """Exactly `keep` of every window of 16; all of the last, shorter window if it has fewer."""
+def nm_mask(num_rows: int, num_columns: int, keep: int, seed: int = 0, width: int = 16) -> Tensor:
+    """Exactly `keep` of every window of `width`; all of the last, shorter window if it has fewer."""
     scores = torch.rand(num_rows, num_columns, generator=torch.Generator().manual_seed(seed))
     mask = torch.zeros(num_rows, num_columns, dtype=torch.bool)
-    for start in range(0, num_columns, 16):
-        window = scores[:, start : start + 16]
+    for start in range(0, num_columns, width):
+        window = scores[:, start : start + width]
         best = window.topk(min(keep, window.shape[1]), dim=1).indices
-        mask[:, start : start + 16].scatter_(1, best, True)
+        mask[:, start : start + width].scatter_(1, best, True)
     return mask
 
 
@@ -75,6 +75,11 @@ def all_formats() -> dict[str, PackedWeight]:
         for keep in (4, 8, 12):
             codes = quantized(33, 80, bits, seed=keep)
             examples[f"nm-{bits}-{keep}"] = NmWeight.pack(codes, nm_mask(33, 80, keep))
+        for pattern in ((2, 4), (4, 8)):
+            mask = nm_mask(33, 70, pattern[0], width=pattern[1])
+            examples[f"nm-{bits}-{pattern[0]}of{pattern[1]}"] = NmWeight.pack(
+                quantized(33, 70, bits), mask, pattern
+            )
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
         dense, mask = weight(21, 70), random_mask(21, 70, 0.3)

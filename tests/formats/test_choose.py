@@ -69,6 +69,22 @@ def test_four_of_sixteen_int4_weights_become_nm() -> None:
     assert packed.format == "nm"  # a bitmask of the same size pays for uneven streams and 64 bytes of padding
 
 
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_half_of_narrow_windows_becomes_nm_and_the_narrowest_wins_a_tie(bits: int) -> None:
+    codes = quantized(64, 256, bits, 64)
+    for keep, width in ((2, 4), (4, 8)):
+        meta = pack(codes.dequantize(), nm_mask(64, 256, keep, width=width), codes).meta()
+        assert (meta["format"], meta["keep"], meta["window"]) == ("nm", keep, width)
+    assert pack(codes.dequantize(), nm_mask(64, 256, 8), codes).format == "bitmask"
+    one_of_four = pack(codes.dequantize(), nm_mask(64, 256, 1, width=4), codes)
+    assert (one_of_four.meta()["keep"], "window" in one_of_four.meta()) == (4, False)
+
+
+def test_floats_keep_to_windows_of_16() -> None:
+    assert pack(weight(64, 256), nm_mask(64, 256, 2, width=4), None).format == "bitmask"
+    assert pack(weight(64, 256), nm_mask(64, 256, 1, width=4), None).meta()["keep"] == 4
+
+
 @pytest.mark.parametrize(
     ("mask", "chosen"),
     [
@@ -131,7 +147,7 @@ def test_what_is_predicted_is_what_packing_takes(
     shape: tuple[int, int], kept: float, bits: int | None
 ) -> None:
     codes = None if bits is None else quantized(*shape, bits, 32)
-    mask = nm_mask(*shape, int(16 * kept))
+    mask = nm_mask(*shape, int(4 * kept), width=4)
     packed = pack(weight(*shape), mask, codes)
     declared = None if codes is None else codes.declaration()
     window = (int(4 * kept), 4)

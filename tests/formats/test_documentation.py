@@ -40,6 +40,8 @@ def codes(bits: int) -> Quantized:
 
 def pack_as(row: str, density: float) -> PackedWeight:
     mask, dense, dtype = random_mask(SIZE, SIZE, density), weight(SIZE, SIZE), torch.bfloat16
+    if row.startswith("`nm`") and "2:4" in row:
+        return NmWeight.pack(codes(4 if "int4" in row else 8), nm_mask(SIZE, SIZE, 2, width=4))
     if row.startswith("`nm`"):
         return NmWeight.pack(codes(4 if "int4" in row else 8), nm_mask(SIZE, SIZE, int(16 * density)))
     if row.startswith("`block`"):
@@ -61,6 +63,8 @@ ROWS = (
     "`bitmask` int4",
     "`nm` int4, N = 16 d",
     "`nm` int8, N = 16 d",
+    "`nm` int4, 2:4 and 4:8",
+    "`nm` int8, 2:4 and 4:8",
     "`block` 16 bit, 16 x 16",
     "`csr`, `csc` 16 bit",
     "`coo` 16 bit",
@@ -99,6 +103,15 @@ def test_the_drawn_bytes_of_nm_are_true() -> None:
         drawn[0, column], mask[0, column] = value + 8, True
     tensors = NmWeight.pack(Quantized(drawn, torch.ones(1, 1), None, 4, 16), mask).tensors()
     assert tensors["codes"][0, 0, 0, :4].tolist() == [0x31, 0xF6, 0x27, 0x8F]
+
+
+def test_the_drawn_bytes_of_narrow_nm_are_true() -> None:
+    drawn, mask = torch.zeros(1, 16, dtype=torch.uint8), torch.zeros(1, 16, dtype=torch.bool)
+    for column, value in {1: 3, 6: -1, 8: 2, 15: -8}.items():
+        drawn[0, column], mask[0, column] = value + 8, True
+    tensors = NmWeight.pack(Quantized(drawn, torch.ones(1, 1), None, 4, 16), mask, (2, 4)).tensors()
+    assert tensors["codes"][0, 0, :4].tolist() == [0x23, 0x00, 0x8F, 0x00]
+    assert tensors["index"][0, 0, :4].tolist() == [0x01, 0x00, 0x0E, 0x00]
 
 
 def test_the_drawn_indices_are_true() -> None:

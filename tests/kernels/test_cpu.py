@@ -40,6 +40,11 @@ FORMATS: dict[str, Make] = {
         for keep in (4, 8, 12)
         for kind in ("int4", "int8", "float16", "bfloat16")
     },
+    **{
+        f"nm{window // 2}of{window}-{kind}": functools.partial(packer.pack_narrow, window=window, kind=kind)
+        for window in (4, 8)
+        for kind in ("int4", "int8")
+    },
     **{f"dense-{kind}": functools.partial(packer.pack_dense, kind=kind) for kind in packer.FLOATS},
 }
 
@@ -126,7 +131,10 @@ def test_bitmasks_may_be_empty_or_full(kind: str, density: float) -> None:
     check_products(packed, build(packed), rng)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4-asymmetric", "bitmask-int4", "nm4-int4", "bitmask-bfloat16"])
+@pytest.mark.parametrize(
+    "name",
+    ["int8", "int4-asymmetric", "bitmask-int4", "nm4-int4", "nm2of4-int4", "nm4of8-int4", "bitmask-bfloat16"],
+)
 def test_the_number_of_threads_does_not_change_a_bit(name: str) -> None:
     assert native is not None
     rng = seeded(name)
@@ -178,7 +186,7 @@ def test_int8_activations_give_the_same_bits_on_every_level_with_vectors(name: s
         assert all(torch.equal(result, results[0]) for result in results)
 
 
-@pytest.mark.parametrize("name", ["int4", "bitmask-int4", "nm4-int4"])
+@pytest.mark.parametrize("name", ["int4", "bitmask-int4", "nm4-int4", "nm2of4-int4", "nm4of8-int8"])
 def test_many_tokens_and_wide_rows_take_several_sweeps(name: str) -> None:
     """More tokens than a sweep holds and more columns than a panel: cursors continue, sums accumulate."""
     rng = seeded(name)

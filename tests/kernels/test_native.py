@@ -27,13 +27,28 @@ def nm(kind: str = "int8") -> Packed:
     return packer.pack_nm(np.random.default_rng(0), 20, 96, keep=8, kind=kind, group_size=32)
 
 
+def narrow(window: int, kind: str = "int4") -> Packed:
+    return packer.pack_narrow(np.random.default_rng(0), 20, 96, window=window, kind=kind, group_size=32)
+
+
 def refused(packed: Packed, match: str) -> None:
     maker = {"integer": cpu.integer, "bitmask": cpu.bitmask, "nm": cpu.nm}[packed.meta["format"]]
     with pytest.raises(ValueError, match=match):
         maker(packed.meta, packed.tensors)
 
 
-@pytest.mark.parametrize("make", [integer, bitmask, nm, lambda: nm("int4"), lambda: bitmask("float16")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        integer,
+        bitmask,
+        nm,
+        lambda: nm("int4"),
+        lambda: bitmask("float16"),
+        lambda: narrow(4),
+        lambda: narrow(8, "int8"),
+    ],
+)
 def test_every_array_must_have_its_length_and_type(make: Any) -> None:
     for name in make().tensors:
         for change in (lambda t: t.flatten()[:-1].contiguous(), lambda t: torch.cat([t.flatten()] * 2)):
@@ -45,7 +60,18 @@ def test_every_array_must_have_its_length_and_type(make: Any) -> None:
         refused(packed, f"{name}: expected")
 
 
-@pytest.mark.parametrize("make", [integer, bitmask, nm, lambda: nm("int4"), lambda: bitmask("bfloat16")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        integer,
+        bitmask,
+        nm,
+        lambda: nm("int4"),
+        lambda: bitmask("bfloat16"),
+        lambda: narrow(4, "int8"),
+        lambda: narrow(8),
+    ],
+)
 def test_no_array_may_be_missing(make: Any) -> None:
     for name in set(make().tensors) - {"minimum"}:
         packed = make()
@@ -86,6 +112,19 @@ def test_other_numbers_of_kept_weights_are_refused(keep: int) -> None:
     packed = nm()
     packed.meta["keep"] = keep
     refused(packed, "keep: expected")
+
+
+@pytest.mark.parametrize(("window", "keep"), [(4, 1), (4, 4), (8, 8), (16, 2), (2, 1), (0, 0)])
+def test_windows_keep_half_of_4_or_of_8(window: int, keep: int) -> None:
+    packed = narrow(4)
+    packed.meta |= {"window": window, "keep": keep}
+    refused(packed, "keep: expected|window: expected")
+
+
+def test_narrow_windows_hold_integers_only() -> None:
+    packed = narrow(8, "int8")
+    packed.meta["values"] = "float16"
+    refused(packed, "values of a window below 16")
 
 
 @pytest.mark.parametrize("kind", ["", "float64", "int3"])
@@ -146,16 +185,21 @@ def test_float_values_have_no_scale() -> None:
 
 
 def test_arbitrary_nm_bytes_are_harmless() -> None:
-    """Any nibble is a column of the window: nothing to refuse, and nothing is read or written outside."""
+    """Any bits are columns of the window: nothing to refuse, and nothing is read or written outside."""
     rng = np.random.default_rng(1)
-    packed = nm("int4")
-    codes = torch.from_numpy(rng.integers(0, 256, packed.tensors["codes"].shape, dtype=np.uint8))
-    matrix = cpu.nm(packed.meta, packed.tensors | {"codes": codes})
-    assert matrix is not None
-    for isa in dispatch.available_isas():
-        native.set_isa(isa)
-        assert torch.isfinite(matrix.matmul(torch.ones(3, 96))).all()
-    assert torch.isfinite(matrix.unpack()).all()
+    for packed in (nm("int4"), narrow(4), narrow(8), narrow(4, "int8"), narrow(8, "int8")):
+        tensors = {
+            name: torch.from_numpy(rng.integers(0, 256, tensor.shape, dtype=np.uint8)).view(tensor.dtype)
+            for name, tensor in packed.tensors.items()
+            if name != "scale"
+        }
+        matrix = cpu.nm(packed.meta, packed.tensors | tensors)
+        assert matrix is not None
+        for isa in dispatch.available_isas():
+            native.set_isa(isa)
+            for activations in ("float", "int8"):
+                assert torch.isfinite(matrix.matmul(torch.ones(40, 96), activations)).all()
+        assert torch.isfinite(matrix.unpack()).all()
 
 
 def test_null_addresses_and_no_tokens_are_refused() -> None:

@@ -92,6 +92,8 @@ def test_the_shipped_recipes_load_and_say_what_they_do() -> None:
         "sparse50",
         "sparse50-int4",
         "nm8of16-int4",
+        "nm4of8-int4",
+        "nm2of4-int4",
         "nm4of16-int4",
         "int8",
         "int4",

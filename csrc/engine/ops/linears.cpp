@@ -19,7 +19,7 @@ constexpr int64_t kTasksPerMember = 8;
 constexpr int64_t kLargestTask = 32;  // strips
 
 // The numbers of rows from which on activations may take another form, and which of them holds. (Tiles would be another.)
-constexpr int64_t kFormRows[] = {1, 2};
+constexpr int64_t kFormRows[] = {1, 2, kMostShuffled + 1};
 static_assert(kScaleColumns < kTileColumns);
 size_t form_of(int64_t rows) {
   return static_cast<size_t>(std::upper_bound(kFormRows, std::end(kFormRows), rows) - kFormRows - 1);
