@@ -13,8 +13,6 @@ GOSSAMER_INLINE I16 dot(I16 acc, B64 u, B64 s) {
   return acc;
 }
 GOSSAMER_INLINE I16 dot_small(I16 acc, B64 u, B64 s) { return dot(acc, u, s); }
-GOSSAMER_INLINE I16 dot_short(I16 acc, B64 u, B64 s) { return dot(acc, u, s); }
-GOSSAMER_INLINE I16 sum_pairs(I16 acc) { return acc; }
 template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 u, const uint8_t* p) {
   return dot(acc, u, broadcast4(p));
 }
@@ -22,4 +20,5 @@ template <bool small> GOSSAMER_INLINE I16 dot_word(I16 acc, B64 u, const uint8_t
 }  // namespace
 }  // namespace gossamer
 
+#include "kernels/long_sums.h"
 #include "kernels/whole_sums.h"
