@@ -100,23 +100,13 @@ def _by_last_block(runner: BlockRunner, last: str, number: int, seed: int) -> Te
 def _by_drawn_labels(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Return the gradient of -log p(label) by the logits, p - onehot(label), for labels drawn by p."""
     chance_TV = logits.flatten(0, -2).softmax(-1)
-    label_T1 = drawn(chance_TV, generator)
-    one_T1 = torch.ones_like(label_T1, dtype=chance_TV.dtype)
-    return chance_TV.scatter_add_(1, label_T1, -one_T1).view(logits.shape)
-
-
-def drawn(chance_TV: Tensor, generator: torch.Generator) -> Tensor:
-    """Return label_T1, drawn from the probabilities in each row: the first entry where their running sum passes a
-    random share of the whole."""
-    below_TV = chance_TV.cumsum(-1, dtype=torch.float64)
-    whole_T1 = below_TV[:, -1:]
-    if not bool(torch.isfinite(whole_T1).all()):
+    if not bool(torch.isfinite(chance_TV.sum())):
         raise CalibrationError(
             "the dense model predicts NaN or infinite values for the calibration text. Check its weights."
         )
-    share_T1 = torch.rand(whole_T1.shape, generator=generator, device=generator.device, dtype=torch.float64)
-    label_T1 = torch.searchsorted(below_TV, share_T1.to(whole_T1.device) * whole_T1, right=True)
-    return label_T1.clamp_max(chance_TV.shape[1] - 1)
+    label_T1 = torch.multinomial(chance_TV.to(generator.device), 1, generator=generator).to(logits.device)
+    one_T1 = torch.ones_like(label_T1, dtype=chance_TV.dtype)
+    return chance_TV.scatter_add_(1, label_T1, -one_T1).view(logits.shape)
 
 
 def _through_block(

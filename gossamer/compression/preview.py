@@ -12,6 +12,7 @@ import torch
 
 from gossamer.calibration.gradients import probe_tokens
 from gossamer.calibration.pairs import SEEN_BYTES
+from gossamer.calibration.replay import KEPT_BYTES
 from gossamer.calibration.statistics import Gram
 from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.untouched import Untouched, untouched
@@ -192,7 +193,10 @@ def _memory_bytes(source: Source, recipe: Recipe, shapes: dict[str, tuple[int, i
         )
         blocks = max(blocks, probe)
     if recipe.calibration.align and any(step.needs is Gram for step in recipe.steps):
-        inputs = max(sum(shapes[name][1] for name in parts.linears(block)) for block in parts.blocks)
-        blocks += min(tokens * inputs, SEEN_BYTES // 4)
+        inputs, outputs = (
+            max(sum(shapes[name][side] for name in parts.linears(block)) for block in parts.blocks)
+            for side in (1, 0)
+        )
+        blocks += min(tokens * inputs, SEEN_BYTES // 4) + min(tokens * outputs, KEPT_BYTES // 4)
     scattered = SCATTERED_BYTES if any(step.needs_text for step in recipe.steps) else 0
     return 4 * (blocks + outside + 2 * hidden + vocabulary) + BASE_BYTES + scattered

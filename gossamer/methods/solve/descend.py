@@ -66,15 +66,19 @@ def _solve(
 ) -> Tensor:
     """Return the unknowns of least loss, float32 with values that float16 holds; the present ones if better."""
     num_rows, num_unknowns = present_RU.shape
-    system_RUU = present_RU.new_empty(num_rows, num_unknowns, num_unknowns)
+    system_RUU = present_RU.new_zeros(
+        num_rows, num_unknowns, num_unknowns
+    )  # its lower triangle is all that is read
     value_RI = _spread(parts, present_RU, size)
     slope_RI = (target_RI - value_RI) @ hessian_II
     right_RU = torch.cat([_by_group(part_RI * slope_RI, size) for part_RI in parts], 1)
     unknown = 0
-    for part_RI in parts:
+    for number, part_RI in enumerate(parts):
         for start in range(0, part_RI.shape[1], size):
-            image_RI = part_RI[:, start : start + size] @ hessian_II[start : start + size]
-            system_RUU[:, unknown] = torch.cat([_by_group(other * image_RI, size) for other in parts], 1)
+            last = start + size if number == 0 else part_RI.shape[1]
+            image_RL = part_RI[:, start : start + size] @ hessian_II[start : start + size, :last]
+            products = [_by_group(other[:, :last] * image_RL, size) for other in parts[: number + 1]]
+            system_RUU[:, unknown, : unknown + 1] = torch.cat(products, 1)[:, : unknown + 1]
             unknown += 1
     diagonal_RU = system_RUU.diagonal(dim1=1, dim2=2)
     diagonal_RU += RIDGE * diagonal_RU + torch.finfo(torch.float32).tiny
