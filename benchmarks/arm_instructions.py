@@ -2,8 +2,8 @@
 
     make test-arm && python benchmarks/arm_instructions.py
 
-Under qemu-aarch64, an instruction at a time: a product that runs twice less one that runs once, for a matrix of 48 rows less
-one of 16, is what 32 rows take. Prints a table for docs/benchmarks/kernels.md.
+Under qemu-aarch64, an instruction at a time: a product that runs twice less one that runs once, for a matrix of
+48 rows less one of 16, is what 32 rows take. Prints a table for docs/benchmarks/kernels.md.
 """
 
 import os
@@ -13,7 +13,16 @@ from pathlib import Path
 PROGRAM = Path(__file__).parents[1] / "build" / "arm" / "product_times"
 SYSTEM = "/usr/aarch64-linux-gnu"
 FEW_ROWS, MORE_ROWS, COLUMNS = 16, 48, 1024
-BITS = {"int4": 4, "int8": 8, "bitmask-int4": 3, "bitmask-int8": 5, "nm4-int4": 2, "nm8-int4": 4}
+BITS = {
+    "int4": 4,
+    "int8": 8,
+    "bitmask-int4": 3,
+    "bitmask-int8": 5,
+    "nm2of4-int4": 3,
+    "nm4of8-int4": 3,
+    "nm4of16-int4": 2,
+    "nm8of16-int4": 4,
+}
 """Bits per weight, without scales; half of a bitmask is kept."""
 
 
@@ -27,7 +36,9 @@ def count(format_name: str, rows: int, times: int) -> int:
         assert process.stderr is not None
         lines = sum(line.startswith(b"Trace ") for line in process.stderr)
     if process.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}; build it with `make test-arm`")
+        raise SystemExit(
+            f"{' '.join(command)}: exit code {process.returncode}; build it with `make test-arm`"
+        )
     return lines
 
 

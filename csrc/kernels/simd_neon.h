@@ -206,7 +206,9 @@ GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) {
   return each<B64>([&](auto i) GOSSAMER_LAMBDA { return vqtbl1q_u8(table.v[i], index.v[i]); });
 }
 GOSSAMER_INLINE B64 broadcast8(const uint8_t* p) {
-  const uint8x16_t all = vcombine_u8(vld1_u8(p), vld1_u8(p));
+  uint64_t word;
+  std::memcpy(&word, p, 8);
+  const uint8x16_t all = vreinterpretq_u8_u64(vdupq_n_u64(word));
   return {{all, all, all, all}};
 }
 GOSSAMER_INLINE B64 shuffle_low(B64 table, B64 index) { return shuffle16(table, low_nibbles(index)); }
