@@ -73,8 +73,8 @@ void block_int8(const Decoder& decoder, const Activations& act, int64_t token, f
         decoder.bytes(cursor, [&](auto q, auto shift, B64 u) GOSSAMER_LAMBDA {
           const B64 code = two_sums ? u : right_words<shift>(u);
           unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-            add_products<bits, q, kStepQuads>(two_sums && shift ? high[t] : low[t], part[t], code,
-                                              x + 4 * (q * size + t));
+            add_products<bits, q, kStepQuads, q * size + t>(two_sums && shift ? high[t] : low[t], part[t],
+                                                            code, x);
           });
         });
         x += kStepColumns * size;
@@ -194,7 +194,7 @@ void sweep_block(const IntegerPanel& panel, const uint8_t* x, const float* x_sca
       unroll<kSweepQuads>([&](auto q) GOSSAMER_LAMBDA {
         const B64 u = load_b(codes[q]);
         unroll<size>([&](auto t) GOSSAMER_LAMBDA {
-          add_products<bits, q, kSweepQuads>(acc[t], part[t], u, x + 4 * (q * size + t));
+          add_products<bits, q, kSweepQuads, q * size + t>(acc[t], part[t], u, x);
         });
       });
     const int64_t step = column / kStepColumns;

@@ -66,14 +66,15 @@ template <int bits> GOSSAMER_INLINE constexpr int first_sum(int start) { return 
 // Quads whose products can be added up in 16 bits.
 constexpr int short_quads(int bits) { return 32767 / (2 * 127 * ((1 << bits) - 1)); }
 
-// q: which quad of a step of `quads`; the sum is complete after the last one. part: what is not in `sum` yet.
-template <int bits, int q, int quads>
+// q: which quad of a step of `quads`; the sum is complete after the last one. part: what is not in `sum` yet. word: which of
+// the words of four columns at x.
+template <int bits, int q, int quads, int word>
 GOSSAMER_INLINE void add_products(I16& sum, I16& part, B64 codes, const uint8_t* x) {
   if constexpr (bits == 8) {
-    sum = dot_signed(sum, xor_b(codes, set1_b(128)), broadcast4(x));
+    sum = dot_signed(sum, xor_b(codes, set1_b(128)), broadcast4(x + 4 * word));
   } else {
     constexpr int run = short_quads(bits);
-    part = dot_short(q % run == 0 ? set1_i(0) : part, codes, broadcast4(x));
+    part = dot_short(q % run == 0 ? set1_i(0) : part, codes, broadcast4(x + 4 * word));
     if constexpr (q % run == run - 1 || q == quads - 1) sum = add_i(sum, sum_pairs(part));
   }
 }

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/inline.h"
+#include "kernels/mask_tables.h"
 
 namespace gossamer {
 namespace {  // each instruction set has its own copy: shared inline functions would mix instruction sets at link time
@@ -172,21 +173,6 @@ GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
   return low_nibbles(or_b(words, left_words<4>(words)));
 }
 
-// Which of the next 16 bytes goes to each of 16 lanes (0x80 and more: none): what `low` says of the first octet of mask bits,
-// plus what `high` says of the second; `low` adds the bytes that the first one takes.
-struct SpreadTables {
-  alignas(64) uint8_t low[256][16], high[256][16];
-  constexpr SpreadTables() : low{}, high{} {
-    for (int mask = 0; mask < 256; ++mask) {
-      int taken = 0;
-      for (int i = 0; i < 8; ++i)
-        low[mask][i] = high[mask][8 + i] = (mask >> i) & 1 ? static_cast<uint8_t>(taken++) : 0x80;
-      for (int i = 8; i < 16; ++i) low[mask][i] = static_cast<uint8_t>(taken);
-    }
-  }
-};
-constexpr SpreadTables kSpread;
-
 GOSSAMER_INLINE __m128i expand_16(const uint8_t* mask, const uint8_t* p) {
   return _mm_shuffle_epi8(load_128(p),
                           _mm_add_epi8(load_128(kSpread.low[mask[0]]), load_128(kSpread.high[mask[1]])));
@@ -201,17 +187,6 @@ GOSSAMER_INLINE B64 expand_bytes(const uint8_t* mask, const uint8_t*& p) {
   p += __builtin_popcountll(bits);
   return {_mm256_set_m128i(l1, l0), _mm256_set_m128i(l3, l2)};
 }
-
-// The numbers of the first four columns that a mask of eight keeps, a byte each.
-struct ColumnTable {
-  uint32_t columns[256];
-  constexpr ColumnTable() : columns{} {
-    for (uint32_t mask = 0; mask < 256; ++mask)
-      for (uint32_t column = 0, next = 0; column < 8; ++column)
-        if ((mask >> column) & 1 && next < 4) columns[mask] |= column << (8 * next++);
-  }
-};
-constexpr ColumnTable kColumns;
 
 GOSSAMER_INLINE __m256i mask_columns_half(const uint8_t* masks) {
   const auto of = [masks](int row) { return static_cast<int>(kColumns.columns[masks[row]]); };

@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "core/inline.h"
+#include "kernels/mask_tables.h"
 #include "kernels/unroll.h"
 
 namespace gossamer {
@@ -19,7 +20,7 @@ struct B64 { uint8x16_t v[4]; };
 
 constexpr bool kSignedDot = true;
 constexpr int kLargestBlock = 4;
-constexpr int kSweepQuads = 1;
+constexpr int kSweepQuads = 8;
 constexpr float kColumnUnit = 1.0f;
 constexpr int kHighShift = 0;
 constexpr float kNibbleUnit = 1.0f;
@@ -186,12 +187,15 @@ GOSSAMER_INLINE I16 dot_small(I16 acc, B64 x, B64 y) { return dot(acc, x, y); }
 // Sums over a fold, as in dots_avx2.h: codes of 8 bits are multiplied as code - 128, narrower ones are signed as they are.
 constexpr int kNarrowestSums = 7;
 template <int bits> GOSSAMER_INLINE constexpr int first_sum(int start) { return bits == 8 ? 0 : start; }
-template <int bits, int q, int quads>
+// Four words are loaded at once, and one of them multiplied: steps have a multiple of four. In assembly: gcc 12 copies
+// accumulators otherwise.
+template <int bits, int q, int quads, int word>
 GOSSAMER_INLINE void add_products(I16& sum, I16&, B64 codes, const uint8_t* x) {
-  uint32_t word;
-  std::memcpy(&word, x, 4);
-  const uint8x16_t all = vreinterpretq_u8_u32(vdupq_n_u32(word));
-  sum = dot(sum, bits == 8 ? xor_b(codes, set1_b(128)) : codes, {{all, all, all, all}});
+  const uint8x16_t words = vld1q_u8(x + word / 4 * 16);
+  const B64 w = bits == 8 ? xor_b(codes, set1_b(128)) : codes;
+  unroll<4>([&](auto i) GOSSAMER_LAMBDA {
+    asm("sdot %0.4s, %1.16b, %2.4b[%3]" : "+w"(sum.v[i]) : "w"(w.v[i]), "w"(words), "n"(word % 4));
+  });
 }
 
 GOSSAMER_INLINE B64 broadcast16(const uint8_t* p) {
@@ -202,7 +206,9 @@ GOSSAMER_INLINE B64 shuffle16(B64 table, B64 index) {
   return each<B64>([&](auto i) GOSSAMER_LAMBDA { return vqtbl1q_u8(table.v[i], index.v[i]); });
 }
 GOSSAMER_INLINE B64 broadcast8(const uint8_t* p) {
-  const uint8x16_t all = vcombine_u8(vld1_u8(p), vld1_u8(p));
+  uint64_t word;
+  std::memcpy(&word, p, 8);
+  const uint8x16_t all = vreinterpretq_u8_u64(vdupq_n_u64(word));
   return {{all, all, all, all}};
 }
 GOSSAMER_INLINE B64 shuffle_low(B64 table, B64 index) { return shuffle16(table, low_nibbles(index)); }
@@ -213,17 +219,6 @@ GOSSAMER_INLINE B64 load_nibbles(const uint8_t* p) {
   return {{vzip1q_u8(low0, high0), vzip2q_u8(low0, high0), vzip1q_u8(low1, high1), vzip2q_u8(low1, high1)}};
 }
 
-// The numbers of the first four columns that a mask of eight keeps, a byte each.
-struct ColumnTable {
-  uint32_t columns[256];
-  constexpr ColumnTable() : columns{} {
-    for (uint32_t mask = 0; mask < 256; ++mask)
-      for (uint32_t column = 0, next = 0; column < 8; ++column)
-        if ((mask >> column) & 1 && next < 4) columns[mask] |= column << (8 * next++);
-  }
-};
-constexpr ColumnTable kColumns;
-
 GOSSAMER_INLINE B64 mask_columns(const uint8_t* masks) {
   return each<B64>([&](auto i) GOSSAMER_LAMBDA {
     uint32x4_t rows = vdupq_n_u32(kColumns.columns[masks[4 * i]]);
@@ -232,17 +227,6 @@ GOSSAMER_INLINE B64 mask_columns(const uint8_t* masks) {
     return vreinterpretq_u8_u32(vsetq_lane_u32(kColumns.columns[masks[4 * i + 3]], rows, 3));
   });
 }
-
-// For each octet of mask bits, which of the next bytes goes to each lane (0x80: none, for which `tbl` gives 0).
-struct SpreadTable {
-  alignas(64) uint8_t lane[256][8];
-  constexpr SpreadTable() : lane{} {
-    for (int mask = 0; mask < 256; ++mask)
-      for (int i = 0, next = 0; i < 8; ++i)
-        lane[mask][i] = (mask >> i) & 1 ? static_cast<uint8_t>(next++) : 0x80;
-  }
-};
-constexpr SpreadTable kSpread;
 
 // Byte i: how many bits of the octets 0 to i are set.
 GOSSAMER_INLINE uint64_t running_counts(uint64_t mask) {
@@ -257,22 +241,18 @@ template <int octet> GOSSAMER_INLINE int count_before(uint64_t counts) {
   if constexpr (octet == 0) return 0;
   else return octet_of<octet - 1>(counts);
 }
-template <int octet> GOSSAMER_INLINE uint8x8_t lanes_of(uint64_t mask) {
-  return vld1_u8(kSpread.lane[octet_of<octet>(mask)]);
-}
 
 template <int octet>
-GOSSAMER_INLINE uint8x8_t expand_octet(uint64_t mask, uint64_t counts, const uint8_t* p) {
-  const uint8x8_t next = vld1_u8(p + count_before<octet>(counts));
-  return vtbl1_u8(next, lanes_of<octet>(mask));
+GOSSAMER_INLINE uint8x16_t expand_16(const uint8_t* mask, uint64_t counts, const uint8_t* p) {
+  const uint8x16_t next = vld1q_u8(p + count_before<octet>(counts));
+  const uint8x16_t low = vld1q_u8(kSpread.low[mask[octet]]), high = vld1q_u8(kSpread.high[mask[octet + 1]]);
+  return vqtbl1q_u8(next, vaddq_u8(low, high));
 }
 GOSSAMER_INLINE B64 expand_bytes(const uint8_t* bits, const uint8_t*& p) {
   uint64_t mask;
   std::memcpy(&mask, bits, 8);
   const uint64_t counts = running_counts(mask);
-  const B64 lanes = each<B64>([&](auto i) GOSSAMER_LAMBDA {
-    return vcombine_u8(expand_octet<2 * i>(mask, counts, p), expand_octet<2 * i + 1>(mask, counts, p));
-  });
+  const B64 lanes = each<B64>([&](auto i) GOSSAMER_LAMBDA { return expand_16<2 * i>(bits, counts, p); });
   p += octet_of<7>(counts);
   return lanes;
 }
@@ -293,7 +273,7 @@ template <bool brain> GOSSAMER_INLINE void expand_half_columns(uint64_t mask, co
   alignas(16) uint8_t lanes[128];
   const uint64_t counts = running_counts(mask);
   unroll<8>([&](auto octet) GOSSAMER_LAMBDA {
-    const uint8x8_t lane = lanes_of<octet>(mask), low = vqadd_u8(lane, lane);
+    const uint8x8_t lane = vld1_u8(kSpread.low[octet_of<octet>(mask)]), low = vqadd_u8(lane, lane);
     const uint8x8_t high = vqadd_u8(low, vdup_n_u8(1));
     const uint8x16_t next = vld1q_u8(p + 2 * count_before<octet>(counts));
     const uint8x16_t index = vcombine_u8(vzip1_u8(low, high), vzip2_u8(low, high));
