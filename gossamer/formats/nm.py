@@ -67,7 +67,7 @@ class NmWeight(PackedWeight):
     def tensor_specs(cls, meta: Meta) -> Specs:
         num_outputs, num_inputs = read_shape(meta)
         values = read_choice(meta, "values", VALUE_CHOICES)
-        keep, window = read_int(meta, "keep", 2, 12), read_int({"window": 16} | meta, "window", 4, 16)
+        keep, window = read_int(meta, "keep", 2, 12), read_int({"window": 16, **meta}, "window", 4, 16)
         known = ", ".join(f"{n} of {m}" for n, m in PATTERNS)
         require((keep, window) in PATTERNS, "declaration: keep, window", known, f"{keep} of {window}")
         strips, runs = num_strips(num_outputs), num_quads(num_inputs) // 4
