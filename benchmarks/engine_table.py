@@ -30,11 +30,16 @@ ROWS = (
     Row("int8", "Q8_0", over_peer={"avx2": 1.6, "avx512": 1.8}),
     Row("int4", "Q4_0", over_peer={"avx2": 1.6, "avx512": 2.5}),
     Row("sparse50-int4", "Q4_0", over_base={"avx2": 0.8, "avx512": 1.26}),
+    Row(
+        "nm2of4-int4", "Q4_0", over_peer={"avx2": 1.9, "avx512": 3.2}, over_base={"avx2": 1.25, "avx512": 1.3}
+    ),
+    Row("nm4of8-int4", "Q4_0"),
     Row("nm4of16-int4", "Q4_0", over_base={"avx2": 1.6, "avx512": 1.7}),
 )
 LARGE_ROWS = (
     Row("int4", "Q4_0"),
     Row("sparse50-int4", "Q4_0"),
+    Row("nm2of4-int4", "Q4_0", over_base={"avx2": 1.3, "avx512": 1.3}),
 )
 """Of the 3B model of random weights."""
 

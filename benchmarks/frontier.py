@@ -51,7 +51,7 @@ ANSWERS = {
     "Q2_K": "stored-e5",
 }
 """Which recipe answers which point."""
-EXTRA = ("int4-best", "int4", "sparse50-int4", "nm4of16-int4")
+EXTRA = ("int4-best", "int4", "sparse50-int4", "nm2of4-int4", "nm4of16-int4")
 """Recipes that are measured too if their folders are in the work folder already; they cost minutes each."""
 RECIPES = Path(__file__).parent / "frontier"
 README = Path(__file__).parents[1] / "README.md"

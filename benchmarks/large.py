@@ -18,6 +18,7 @@ from transformers import LlamaConfig
 
 from gossamer.formats.bitmask import BitmaskWeight
 from gossamer.formats.integer import IntegerWeight
+from gossamer.formats.nm import NmWeight
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.weight import PackedWeight
 
@@ -57,7 +58,15 @@ def half(quantized: Quantized, seed: int) -> PackedWeight:
     return BitmaskWeight.pack(quantized, kept_OI)
 
 
-PACKED = {"int4": dense, "sparse50-int4": half}
+def two_of_four(quantized: Quantized, seed: int) -> PackedWeight:
+    """A random pair of every four columns is kept."""
+    shape = quantized.codes_OI.unflatten(1, (-1, 4)).shape
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    kept_OI = torch.zeros(shape, dtype=torch.bool).scatter_(2, drawn.topk(2).indices, True).flatten(1)
+    return NmWeight.pack(quantized, kept_OI, (2, 4))
+
+
+PACKED = {"int4": dense, "sparse50-int4": half, "nm2of4-int4": two_of_four}
 """How the linears of a folder are packed, by the recipe that gives such a format."""
 
 

@@ -5,20 +5,22 @@
 One thread on the first core. For each folder:
 
 - arithmetic: the time of the products of all its matrices, each repeated until its bytes come from the core's own
-  cache (a matrix larger than that by a part of its rows);
-- bytes: what a token reads, over the bandwidth of one core that reads a buffer of that size;
+  cache (a matrix larger than that by a part of its rows), less what a call takes that multiplies 16 rows;
+- bytes: what a token reads, over the bandwidth at which the best kernels of this machine go once through as many bytes
+  of the matrices of the largest folder;
 - decode: tokens/s of the engine.
 
 With `--readers 1` another process streams through 512 MB on the last core meanwhile: it stands for cores that want the
 same memory. Its GB/s are printed, and the bandwidth that it leaves is probed like the other. The prediction is
 
-    seconds a token = rest + the sum over the matrices of max(arithmetic, bytes / bandwidth)
+    seconds a token = max(rest + arithmetic, bytes / bandwidth)
 
-where `rest` (attention, norms, the step itself) is what the first folder has left without readers; so the first folder
-is right by construction, and the others and those with readers are predictions. GOSSAMER_ISA chooses the level.
+where `rest` (attention, norms, the step itself) is what the smallest folder takes beyond its arithmetic without
+readers; so that one is right by construction, and all others are predictions. GOSSAMER_ISA chooses the level.
 """
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -26,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,11 +37,10 @@ from safetensors.torch import load_file
 
 from benchmarks.ours import decode_seconds
 from gossamer.checkpoint.manifest import read_manifest
-from gossamer.evaluation.speed.bandwidth import read_bandwidth
 from gossamer.formats.integer import IntegerWeight
 from gossamer.formats.packed import PackedWeight, from_tensors
 from gossamer.formats.quantized import Quantized
-from gossamer.kernels.dispatch import isa, set_num_threads
+from gossamer.kernels.dispatch import isa, native_module, set_num_threads
 from gossamer.runtime.engine import Engine
 
 OWN_CACHE_BYTES = 1_000_000
@@ -71,57 +72,63 @@ def main() -> None:
     os.sched_setaffinity(0, {cores[0]})
     torch.set_num_threads(1)
     set_num_threads(1)
-    costs = {folder.name: costs_of(folder) for folder in given.folders}
-    engines = {folder.name: Engine.open(folder, threads=1, cache_tokens=512) for folder in given.folders}
-    rows, rest = [], None
+    folders = sorted(given.folders, key=lambda folder: (folder / "model.safetensors").stat().st_size)
+    packed = {folder.name: matrices(folder) for folder in folders}
+    arithmetic = {name: sum(seconds_of(each) for each in packed[name]) for name in packed}
+    sizes = {name: sum(each.num_bytes for each in packed[name]) for name in packed}
+    engines = {folder.name: Engine.open(folder, threads=1, cache_tokens=512) for folder in folders}
+    largest = packed[folders[-1].name]
+    rows: list[dict] = []
+    rest: float | None = None
     for readers in given.readers:
         with reading(cores[-1], readers) as told:
-            bandwidths = {name: bandwidth_of(engine) for name, engine in engines.items()}
+            bandwidths = {name: bandwidth_of(largest, size) for name, size in sizes.items()}
             measured = decoding(engines)
-        for name, cost in costs.items():
-            shared = sum(max(arithmetic, size / bandwidths[name] / 1e9) for arithmetic, size in cost)
+        for name in packed:
             if rest is None:
-                rest = 1 / measured[name] - shared
+                rest = 1 / measured[name] - arithmetic[name]
             rows.append(
                 {
                     "isa": isa(), "model": name, "reader_gb_per_s": told.get("gb_per_s"),
-                    "megabytes": sum(size for _, size in cost) / 1e6,
-                    "arithmetic_ms": 1e3 * sum(arithmetic for arithmetic, _ in cost),
+                    "megabytes": sizes[name] / 1e6, "arithmetic_ms": 1e3 * arithmetic[name],
                     "bandwidth_gb_per_s": bandwidths[name],
-                    "predicted": 1 / (rest + shared), "measured": measured[name],
+                    "predicted": 1 / max(rest + arithmetic[name], sizes[name] / bandwidths[name] / 1e9),
+                    "measured": measured[name],
                 }
             )  # fmt: skip
     sys.stdout.write(json.dumps(rows) + "\n" if given.json else as_table(rows, rest))
 
 
-def costs_of(folder: Path) -> list[tuple[float, int]]:
-    """Seconds of arithmetic, and bytes, of each matrix that a token is multiplied with."""
+def matrices(folder: Path) -> list[PackedWeight]:
+    """All that a token is multiplied with, over the mapped file."""
     stored = load_file(folder / "model.safetensors")
-    costs = []
+    found = []
     for name, entry in read_manifest(folder)["tensors"].items():
         tensors = {key.removeprefix(f"{name}."): t for key, t in stored.items() if key.startswith(f"{name}.")}
-        packed = from_tensors(entry["meta"], tensors)
-        share = 1.0
-        if packed.num_bytes > OWN_CACHE_BYTES:
-            share = packed.shape[0] / ROWS_OF_LARGE
-            packed = part_of(packed)
-        costs.append((share * seconds_of(packed), entry["bytes"]))
-    return costs
+        found.append(from_tensors(entry["meta"], tensors))
+    return found
 
 
-def part_of(packed: PackedWeight) -> PackedWeight:
-    """A matrix of the same integers with fewer rows."""
+def part_of(packed: PackedWeight, rows: int) -> PackedWeight:
+    """A matrix of the same integers with so many rows."""
     meta = packed.meta()
-    if meta["format"] != "integer":
-        raise ValueError(f"expected that only embeddings are larger than a cache, got {meta}")
-    codes_OI = torch.randint(0, 1 << meta["bits"], (ROWS_OF_LARGE, meta["shape"][1]), dtype=torch.uint8)
-    group = meta["group_size"] or meta["shape"][1]
-    scale_OG = torch.full((ROWS_OF_LARGE, meta["shape"][1] // group), 0.01)
+    codes_OI = torch.randint(0, 1 << meta["bits"], (rows, meta["shape"][1]), dtype=torch.uint8)
+    scale_OG = torch.full((rows, meta["shape"][1] // (meta["group_size"] or meta["shape"][1])), 2.0**-7)
     return IntegerWeight.pack(Quantized(codes_OI, scale_OG, None, meta["bits"], meta["group_size"]))
 
 
-def seconds_of(packed: PackedWeight, repeats: int = 40) -> float:
-    """The shortest of three times of a product with one token, its bytes in the core's own cache."""
+def seconds_of(packed: PackedWeight) -> float:
+    """A product with one token whose bytes are in the core's own cache, without the call."""
+    share = 1.0
+    if packed.num_bytes > OWN_CACHE_BYTES:
+        if packed.meta()["format"] != "integer":
+            raise ValueError(f"expected that only integers are larger than a cache, got {packed.meta()}")
+        share, packed = packed.shape[0] / ROWS_OF_LARGE, part_of(packed, ROWS_OF_LARGE)
+    return share * (repeated(packed) - call_seconds(packed.shape[1]))
+
+
+def repeated(packed: PackedWeight, repeats: int = 40) -> float:
+    """The shortest of three mean times of a product."""
     x_1I = torch.randn(1, packed.shape[1], generator=torch.Generator().manual_seed(0))
     packed.matmul(x_1I, "int8")
     times = []
@@ -131,6 +138,14 @@ def seconds_of(packed: PackedWeight, repeats: int = 40) -> float:
             packed.matmul(x_1I, "int8")
         times.append((time.perf_counter() - started) / repeats)
     return min(times)
+
+
+@functools.cache
+def call_seconds(num_inputs: int) -> float:
+    """A product of 16 rows of 8 bits: hardly more than the call and the rounding of its input."""
+    codes_OI = torch.zeros(16, num_inputs, dtype=torch.uint8)
+    tiny = IntegerWeight.pack(Quantized(codes_OI, torch.ones(16, num_inputs // 64), None, 8, 64))
+    return repeated(tiny, 400)
 
 
 @contextmanager
@@ -153,8 +168,27 @@ def reading(core: int, readers: int) -> Iterator[dict[str, float]]:
             told["gb_per_s"] = float(process.communicate()[0])
 
 
-def bandwidth_of(engine: Engine) -> float:
-    return read_bandwidth(1, engine.weight_bytes_per_token, 10).gb_per_s
+def bandwidth_of(packed: Sequence[PackedWeight], size_bytes: int) -> float:
+    """GB/s of products, by the best kernels, with matrices of so many bytes together: median of five passes."""
+    native = native_module()
+    assert native is not None
+    before = native.isa()
+    native.set_isa(native.available_isas()[-1])
+    chosen: list[tuple[PackedWeight, torch.Tensor]] = []
+    total = 0
+    for each in sorted(packed, key=lambda each: each.num_bytes):
+        if chosen and total + each.num_bytes > 1.05 * size_bytes:
+            break
+        chosen.append((each, torch.randn(1, each.shape[1])))
+        total += each.num_bytes
+    times = []
+    for _ in range(6):
+        started = time.perf_counter()
+        for each, x_1I in chosen:
+            each.matmul(x_1I, "int8")
+        times.append(time.perf_counter() - started - sum(call_seconds(each.shape[1]) for each, _ in chosen))
+    native.set_isa(before)
+    return total / statistics.median(times[1:]) / 1e9
 
 
 def decoding(engines: dict[str, Engine]) -> dict[str, float]:
@@ -168,9 +202,9 @@ def decoding(engines: dict[str, Engine]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def as_table(rows: list[dict], rest: float) -> str:
+def as_table(rows: list[dict], rest: float | None) -> str:
     lines = [
-        f"{rows[0]['isa']}, one thread; rest {1e3 * rest:.2f} ms",
+        f"{rows[0]['isa']}, one thread; rest {1e3 * (rest or 0):.2f} ms",
         "",
         "| model | reader, GB/s | MB a token | arithmetic, ms | bandwidth, GB/s | predicted | measured | error |",
         "|---|---|---|---|---|---|---|---|",
