@@ -10,8 +10,8 @@ int main(int argc, char** argv) {
   using namespace gossamer;
   expect(argc == 5, "product_times: expected <format> <rows> <columns> <times>");
   const std::string format = argv[1];
-  const int64_t rows = std::atoi(argv[2]), columns = std::atoi(argv[3]), group = 64;
-  expect(rows > 0 && columns > 0, "product_times: rows and columns above 0");
+  const int64_t rows = std::clamp(std::atoi(argv[2]), 1, 1 << 20),
+                columns = std::clamp(std::atoi(argv[3]), 1, 1 << 20), group = 64;
   Store store;
   MatrixView matrix;
   if (format == "int4") matrix = store.integer(rows, columns, 4, false, group);

@@ -1,6 +1,6 @@
 """What the native kernels run on: instruction set, threads, and whether they are there at all.
 
-GOSSAMER_ISA=scalar|avx2|avxvnni|avx512|amx forces an instruction set, GOSSAMER_NUM_THREADS the number of threads;
+GOSSAMER_ISA=scalar|avx2|avxvnni|avx512|amx|neon forces an instruction set, GOSSAMER_NUM_THREADS the number of threads;
 both are read at the first use.
 """
 
