@@ -15,7 +15,7 @@ SOURCES := pyproject.toml $(VERSIONS) CMakeLists.txt $(shell find csrc -type f)
 # Two processes share the tests; each computes on one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadgroup $(PYTEST_FLAGS)
 
-.PHONY: demo test test-newest test-oldest test-arm vocabularies check lock bench kernels-bench quality-bench frontier docs sanitize clean
+.PHONY: demo test test-newest test-oldest test-arm arm-wheel vocabularies check lock bench kernels-bench quality-bench frontier docs sanitize clean
 
 demo: $(VENV)/.ready
 	$(BIN)/gossamer demo
@@ -48,6 +48,12 @@ test-oldest:
 # The C++ tests for 64-bit ARM, in an emulator; skipped, and says so, without the tools. ARM_FLAGS=--required fails instead.
 test-arm: $(VENV)/.ready
 	PATH=$(abspath $(BIN)):$$PATH scripts/test_arm.sh $(ARM_FLAGS)
+
+# A wheel for 64-bit ARM, cross-compiled for the version of Python that runs here; needs g++-aarch64-linux-gnu.
+arm-wheel: $(VENV)/.ready
+	CMAKE_TOOLCHAIN_FILE=$(abspath csrc/aarch64.cmake) _PYTHON_HOST_PLATFORM=linux-aarch64 \
+	  SETUPTOOLS_EXT_SUFFIX=$$($(BIN)/python -c "import sys; print('.cpython-%d%d-aarch64-linux-gnu.so' % sys.version_info[:2])") \
+	  $(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 # The lock, made anew: the newest versions that pyproject.toml allows and that fit each other, on every Python and system.
 lock:
