@@ -115,16 +115,11 @@ def zero_codes(meta: Meta, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tenso
     return torch.where(is_zero_OG, code_OG, -1).to(torch.int16), every_OG
 
 
-def has_zero_scale(tensors: Mapping[str, Tensor], num_outputs: int) -> bool:
-    """True when a group of weights has the scale 0, so that all its codes mean 0. Rows of padding have it always."""
-    if "scale" not in tensors:
-        return False
-    scale_RG = tensors["scale"].transpose(1, 2).flatten(0, 1)[:num_outputs]
-    return bool((scale_RG == 0).any())
-
-
 def zero_scale_strips(tensors: Mapping[str, Tensor], num_outputs: int) -> Tensor:
-    """Return the numbers of the strips in which a group of weights has the scale 0, int64."""
+    """Return the numbers of the strips in which a group of weights has the scale 0, so that all its codes mean 0.
+
+    int64. Rows of padding have it always and do not count.
+    """
     rows_S16 = (tensors["scale"] == 0).any(dim=1)
     rows_S16.flatten()[num_outputs:] = False
     return torch.nonzero(rows_S16.any(dim=1)).flatten()

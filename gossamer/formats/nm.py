@@ -32,7 +32,13 @@ from gossamer.formats.checks import (
     read_shape,
     require,
 )
-from gossamer.formats.integer import check_quantized, check_scales, has_zero_scale, pack_scales, scale_specs
+from gossamer.formats.integer import (
+    check_quantized,
+    check_scales,
+    pack_scales,
+    scale_specs,
+    zero_scale_strips,
+)
 from gossamer.formats.quantized import Quantized
 from gossamer.formats.tiles import num_quads, num_strips, pad
 from gossamer.formats.weight import PackedWeight, dtype_name, round_values
@@ -159,7 +165,7 @@ class NmWeight(PackedWeight):
         return torch.arange(keep, device=kept_RWw.device).expand_as(value_RWN) < count_RW[:, :, None]
 
     def num_zeros(self) -> int:
-        if has_zero_scale(self._tensors, self.shape[0]):
+        if "bits" in self._meta and len(zero_scale_strips(self._tensors, self.shape[0])):
             return super().num_zeros()
         value_RWN = reference.nm_values(self._meta, self._tensors)
         return prod(self.shape) - int(value_RWN.count_nonzero())  # a slot that holds nothing is 0
