@@ -80,7 +80,7 @@ def load(folder: WorkFolder) -> RunState | None:
         blocks=[BlockReport.of(each) for each in record["block_reports"]],
         resumed=record["resumed"] + 1,
         seconds_before=record["seconds"],
-        phases=record["phases"],
+        phases=record.get("phases", {}),  # of a run that an earlier version kept: all of it is "other"
     )
 
 
