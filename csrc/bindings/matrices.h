@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "formats/expand.h"
 #include "formats/unpack.h"
 #include "formats/validate.h"
 #include "kernels/matmul.h"
@@ -144,6 +145,14 @@ struct BitmaskMatrix : Matrix<BitmaskView> {
     validate_bitmask(view, count);
     if (is_integer(view.kind)) keep_scales(*this, view, scale, std::nullopt);
     else refuse_extra("scale", scale);
+  }
+
+  // codes4: the address of strips x quads / 2 x 64 bytes; the caller vouches for it.
+  void expand_to(uintptr_t codes4) const {
+    if (codes4 == 0) refuse("expand", "a real address", "none");
+    if (view.kind != Values::nibble) refuse("expand", "int4 values", "others");
+    const nb::gil_scoped_release release;
+    expand(view, reinterpret_cast<uint8_t*>(codes4));
   }
 };
 

@@ -45,7 +45,8 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray, OptionalArray,
                     OptionalArray, OptionalArray, std::optional<int64_t>>(),
            "shape"_a, "values_kind"_a, "mask"_a, "offsets"_a, "values"_a, "scale"_a.none() = nb::none(),
-           "group_size"_a.none() = nb::none());
+           "group_size"_a.none() = nb::none())
+      .def("expand", &BitmaskMatrix::expand_to, "codes4_ptr"_a);
   bind_matrix<NMMatrix>(m, "NMMatrix", "At most N weights in each window of 4, 8 or 16 columns.")
       .def(nb::init<std::pair<int64_t, int64_t>, int, const std::string&, OptionalArray, OptionalArray,
                     OptionalArray, OptionalArray, OptionalArray, std::optional<int64_t>, int>(),

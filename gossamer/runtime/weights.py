@@ -1,4 +1,7 @@
-"""The weights of a model for the engine: mapped from the files, nothing repacked, all of it checked before it runs."""
+"""The weights of a model for the engine: mapped from the files, all of it checked before it runs.
+
+Nothing is repacked but int4 bitmasks where they would be slow (`gossamer.kernels.expand`).
+"""
 
 from collections.abc import Callable, Collection, Mapping
 from functools import cache
@@ -20,7 +23,8 @@ from gossamer.formats.dense import DenseWeight
 from gossamer.formats.packed import from_tensors, tensor_specs
 from gossamer.kernels import table
 from gossamer.kernels.cpu import CpuMatrix, LowRankMatrix
-from gossamer.kernels.declaration import Meta
+from gossamer.kernels.declaration import Meta, Tensors
+from gossamer.kernels.expand import expanded, expands
 
 if TYPE_CHECKING:
     from gossamer.kernels import _native
@@ -49,6 +53,7 @@ class Weights:
         self._packed = packed
         self._tied = tied
         self._matrices: dict[tuple[str, bool], _native.Matrix] = {}
+        self._expands = expands()
 
     def has(self, module: str) -> bool:
         """Whether the module has a weight of its own, packed or dense, or shares one by declaration."""
@@ -77,7 +82,7 @@ class Weights:
         if meta is None or meta["format"] != "low_rank":
             return None
         try:
-            made = table.matrix(meta, self._tensors_of(module, meta))
+            made = self._made(meta, self._tensors_of(module, meta))
         except FormatError as error:
             raise CheckpointError(f"{self.where}: {module}: {error}") from error
         assert made is None or isinstance(made, LowRankMatrix)
@@ -121,7 +126,7 @@ class Weights:
 
     def _from_packed(self, module: str, meta: Meta) -> "_native.Matrix":
         tensors = self._tensors_of(module, meta)
-        made = table.matrix(meta, tensors)
+        made = self._made(meta, tensors)
         if isinstance(made, CpuMatrix):
             return made.native
         packed = from_tensors(meta, tensors)
@@ -129,6 +134,15 @@ class Weights:
             f"no native kernel for {table.describe(meta)}; the engine runs it unpacked, in float32"
         )
         return _native_dense(packed.unpack().contiguous())
+
+    def _made(self, meta: Meta, tensors: Tensors) -> table.NativeMatrix | None:
+        """Return the native matrix; of an int4 bitmask a dense one where that is faster."""
+        if self._expands:
+            try:
+                meta, tensors = expanded(meta, tensors)
+            except ValueError as error:
+                raise FormatError(f"{table.describe(meta)}: the native kernels refuse it: {error}") from error
+        return table.matrix(meta, tensors)
 
     def _tensors_of(self, module: str, meta: Meta) -> dict[str, Tensor]:
         specs = tensor_specs(meta)

@@ -6,10 +6,12 @@ import torch
 
 from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.write.export import export
+from gossamer.compression.compress import compress
 from gossamer.errors import UsageError
+from gossamer.recipe.reader import parse_recipe
 from gossamer.runtime.weights import open_weights
 from tests.checkpoint.gguf_files import write_gguf
-from tests.models import tiny_model
+from tests.models import save_tiny, tiny_model
 from tests.runtime.engines import exact, text_ids
 
 
@@ -41,3 +43,22 @@ def test_an_export_says_which_numbers_do_not_fit(beyond_float16: Path, tmp_path:
     with pytest.raises(UsageError, match=r"up_proj.*bfloat16 or float32"):
         export(beyond_float16, tmp_path / "out", dtype="float16")
     export(beyond_float16, tmp_path / "out", dtype="bfloat16")
+
+
+def test_an_expanded_bitmask_gives_the_same_logits_and_takes_more_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny("llama", tmp_path / "dense")
+    recipe = """
+steps:
+  - {layers: "*", method: magnitude, sparsity: 0.5}
+  - {layers: "*", method: rtn, bits: 4, group_size: 32}
+"""
+    compress(tmp_path / "dense", parse_recipe(recipe, where="test"), out=tmp_path / "small")
+    engines = []
+    for choice in ("0", "1"):
+        monkeypatch.setenv("GOSSAMER_EXPAND", choice)
+        engines.append(exact(tmp_path / "small", activations="int8"))
+    packed, expanded = engines
+    assert torch.equal(packed.logits(text_ids()), expanded.logits(text_ids()))
+    assert packed.weight_bytes_per_token < expanded.weight_bytes_per_token
