@@ -9,6 +9,7 @@ using namespace nanobind::literals;
 namespace gossamer {
 
 void bind_engine(nb::module_& module);
+void bind_solve(nb::module_& module);
 
 namespace {
 
@@ -57,6 +58,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<std::pair<int64_t, int64_t>, const std::string&, OptionalArray>(), "shape"_a,
            "values_kind"_a, "weight"_a);
   bind_engine(m);
+  bind_solve(m);
   m.def("isa", [] { return std::string(isa_name(active_isa())); }, "The instruction set in use.");
   m.def("available_isas", &available_isas, "What this machine can run, slowest first.");
   m.def("set_isa", &set_isa, "name"_a, "For tests and benchmarks; users set GOSSAMER_ISA.");

@@ -135,3 +135,30 @@ def available_isas() -> list[str]: ...
 def set_isa(name: str) -> None: ...
 def num_threads() -> int: ...
 def set_num_threads(count: int) -> None: ...
+def fix_chunk(
+    weight: Tensor,
+    upper: Tensor,
+    kept: Tensor | None,
+    scale: Tensor | None,
+    minimum: Tensor | None,
+    groups: Tensor | None,
+    codes: Tensor | None,
+    errors: Tensor,
+    first: int,
+    count: int,
+    range: tuple[float, float],
+) -> None: ...
+def descend_chunk(
+    weight: Tensor,
+    hessian: Tensor,
+    slope: Tensor,
+    kept: Tensor | None,
+    scale: Tensor,
+    minimum: Tensor,
+    codes: Tensor,
+    changes: Tensor,
+    first: int,
+    count: int,
+    group_size: int,
+    range: tuple[float, float],
+) -> None: ...

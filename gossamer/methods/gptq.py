@@ -24,8 +24,8 @@ from torch import Tensor
 from gossamer.calibration.statistics import Gram, Statistic
 from gossamer.formats.quantized import Quantized
 from gossamer.methods.solve.descend import improve
-from gossamer.methods.solve.feedback import Decide, fix_inputs
-from gossamer.methods.solve.grid import Grid, fit, fit_groups, float16_holds, nonzero
+from gossamer.methods.solve.feedback import Fixing, Grids, fix_inputs
+from gossamer.methods.solve.grid import Grid, fit, fit_groups, float16_holds
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import damped_factor, inverse_factor
 from gossamer.methods.solve.settings import Evidence
@@ -85,10 +85,9 @@ def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Ten
     size = settings.size_for(num_inputs)
     half = 2 ** (settings.bits - 1) if settings.symmetric else 0
     lowest, highest = -half, 2**settings.bits - 1 - half
-    weight_IO = layer.weight_OI.T[order_I]
-    kept_IO = None if layer.mask_OI is None else layer.mask_OI.T[order_I].float()
-    code_IO = weight_IO.new_empty(num_inputs, num_rows)
-    value_O = weight_IO.new_empty(num_rows)
+    weight_IO = layer.weight_OI.T[order_I].contiguous()
+    kept_IO = None if layer.mask_OI is None else layer.mask_OI.T[order_I].float().contiguous()
+    code_IO = torch.empty_like(weight_IO)
     scale_GO = weight_IO.new_empty(num_inputs // size, num_rows)
     minimum_GO = torch.zeros_like(scale_GO)
     importance_I = upper_II.diagonal() ** -2  # what a squared error of this input costs (eq. 2)
@@ -98,32 +97,20 @@ def _quantize(layer: LayerWeight, settings: GPTQ, upper_II: Tensor, order_I: Ten
         scale_GO.copy_(scale_OG.T)
         if minimum_OG is not None:
             minimum_GO.copy_(minimum_OG.T)
-    group_I = (order_I // size).tolist()
-    inverse_diagonal_I = (1 / upper_II.diagonal()).tolist()
 
-    def begin_window(start: int, stop: int) -> Decide:
-        if not settings.act_order:
-            mask_Og = None if layer.mask_OI is None else layer.mask_OI[:, start:stop]
-            weight_Og = weight_IO[start:stop].T.contiguous()
-            scale_O, minimum_O = fit(weight_Og, settings, importance_I[start:stop], mask_Og)
-            scale_GO[start // size] = scale_O
-            if minimum_O is not None:
-                minimum_GO[start // size] = minimum_O
-        divisor_GO = nonzero(scale_GO)
+    def begin_window(start: int, stop: int) -> None:
+        if settings.act_order:
+            return
+        mask_Og = None if layer.mask_OI is None else layer.mask_OI[:, start:stop]
+        weight_Og = weight_IO[start:stop].T.contiguous()
+        scale_O, minimum_O = fit(weight_Og, settings, importance_I[start:stop], mask_Og)
+        scale_GO[start // size] = scale_O
+        if minimum_O is not None:
+            minimum_GO[start // size] = minimum_O
 
-        def decide(index: int, weight_O: Tensor, error_O: Tensor) -> None:
-            group, code_O = group_I[index], code_IO[index]
-            torch.sub(weight_O, minimum_GO[group], out=code_O)
-            code_O.div_(divisor_GO[group]).round_().clamp_(lowest, highest)
-            torch.mul(code_O, scale_GO[group], out=value_O).add_(minimum_GO[group])
-            if kept_IO is not None:
-                value_O.mul_(kept_IO[index])
-            torch.sub(weight_O, value_O, out=error_O).mul_(inverse_diagonal_I[index])
-            weight_O.copy_(value_O)
-
-        return decide
-
-    fix_inputs(weight_IO, upper_II, num_inputs if settings.act_order else size, begin_window)
+    grids = Grids(order_I // size, scale_GO, minimum_GO, (lowest, highest), code_IO)
+    fixing = Fixing(weight_IO, upper_II, kept_IO, grids)
+    fix_inputs(fixing, num_inputs if settings.act_order else size, begin_window)
     codes_OI = weight_IO.new_empty(num_rows, num_inputs, dtype=torch.uint8)
     codes_OI[:, order_I] = code_IO.add_(half).T.to(torch.uint8)
     minimum_OG = None if settings.symmetric else minimum_GO.T.contiguous()

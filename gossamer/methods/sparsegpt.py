@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gossamer.calibration.statistics import Gram, Statistic
-from gossamer.methods.solve.feedback import Decide, fix_inputs
+from gossamer.methods.solve.feedback import Fixing, fix_inputs
 from gossamer.methods.solve.layer_weight import LayerWeight
 from gossamer.methods.solve.linear_algebra import inverse_factor
 from gossamer.methods.solve.pattern import NM, Block, RowWindows
@@ -54,20 +54,16 @@ def apply(
     mask_OI = layer.weight_OI.new_empty(layer.weight_OI.shape, dtype=torch.bool)
     diagonal_I = factor.upper_II.diagonal()
 
-    def begin_window(start: int, stop: int) -> Decide:
+    kept_IO = torch.empty_like(weight_IO)
+
+    def begin_window(start: int, stop: int) -> None:
         cost_OB = (weight_IO[start:stop] / diagonal_I[start:stop, None]).square_().T.contiguous()
         mask_OB = _choose(cost_OB, start, layer.mask_OI, settings)
         mask_OI[:, start:stop] = mask_OB
-        kept_BO = mask_OB.T.float()
-        lost_BO = (1 - kept_BO) / diagonal_I[start:stop, None]
+        kept_IO[start:stop] = mask_OB.T
 
-        def decide(index: int, weight_O: Tensor, error_O: Tensor) -> None:
-            torch.mul(weight_O, lost_BO[index - start], out=error_O)
-            weight_O.mul_(kept_BO[index - start])
-
-        return decide
-
-    fix_inputs(weight_IO, factor.upper_II, _window_size(settings), begin_window, settings.block_size)
+    fixing = Fixing(weight_IO, factor.upper_II, kept_IO, None)
+    fix_inputs(fixing, _window_size(settings), begin_window, settings.block_size)
     return layer.with_weight(weight_IO.T.contiguous()).pruned(mask_OI)
 
 

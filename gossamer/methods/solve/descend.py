@@ -12,12 +12,13 @@ scales and G minima; R rows handled at once.
 Cost:   4 * O * I^2 multiply-adds a round, and O systems of U x U.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gossamer.formats.quantized import Quantized
+from gossamer.kernels.dispatch import native_module
 from gossamer.methods.solve.feedback import CHUNK_SIZE
 from gossamer.methods.solve.grid import nonzero, to_float16
 
@@ -96,11 +97,9 @@ def descend(quantized: Quantized, mask_OI: Tensor | None, target_OI: Tensor, hes
     """Return the matrix after every input's codes were chosen anew once, the later ones knowing the earlier."""
     half = 2 ** (quantized.bits - 1) if quantized.symmetric else 0
     lowest, highest = -half, 2**quantized.bits - 1 - half
-    group = quantized.group_size
     code_IO = _centred(quantized.codes_OI, quantized).T.contiguous()
-    kept_IO = None if mask_OI is None else mask_OI.T.float()
+    kept_IO = None if mask_OI is None else mask_OI.T.float().contiguous()
     scale_GO = quantized.scale_OG.T.contiguous()
-    divisor_GO = nonzero(scale_GO)
     minimum_GO = torch.zeros_like(scale_GO)
     if quantized.minimum_OG is not None:
         minimum_GO.copy_(quantized.minimum_OG.T)
@@ -108,23 +107,64 @@ def descend(quantized: Quantized, mask_OI: Tensor | None, target_OI: Tensor, hes
     if mask_OI is not None:
         weight_OI.masked_fill_(~mask_OI, 0.0)
     weight_IO = weight_OI.T.contiguous()
-    slope_IO = hessian_II @ (weight_OI - target_OI).T
-    inverse_I = (1 / hessian_II.diagonal()).tolist()
+    slope_IO = (hessian_II @ (weight_OI - target_OI).T).contiguous()
+    descent = Descent(weight_IO, hessian_II.contiguous(), slope_IO, kept_IO, scale_GO, minimum_GO, code_IO)
     for start in range(0, len(code_IO), CHUNK_SIZE):
         stop = min(start + CHUNK_SIZE, len(code_IO))
-        change_CO = code_IO.new_zeros(stop - start, code_IO.shape[1])
-        for index in range(start, stop):
-            slope_O = hessian_II[index, start:index] @ change_CO[: index - start] + slope_IO[index]
-            best_O = torch.sub(weight_IO[index], slope_O, alpha=inverse_I[index])
-            at = index // group
-            code_O = best_O.sub_(minimum_GO[at]).div_(divisor_GO[at]).round_().clamp_(lowest, highest)
-            value_O = torch.addcmul(minimum_GO[at], code_O, scale_GO[at])
-            if kept_IO is not None:
-                value_O *= kept_IO[index]
-            torch.sub(value_O, weight_IO[index], out=change_CO[index - start])
-            code_IO[index] = code_O
+        change_CO = torch.empty_like(code_IO[start:stop])
+        _descend_chunk(descent, start, change_CO, quantized.group_size, (lowest, highest))
         slope_IO.addmm_(hessian_II[:, start:stop], change_CO)
     return replace(quantized, codes_OI=(code_IO + half).T.to(torch.uint8).contiguous())
+
+
+@dataclass(frozen=True, slots=True)
+class Descent:
+    """What one pass over all inputs works with, in float32."""
+
+    weight_IO: Tensor
+    hessian_II: Tensor
+    slope_IO: Tensor
+    """H (W - T), with what the inputs of earlier chunks have changed."""
+    kept_IO: Tensor | None
+    """1 and 0; None when all weights are kept."""
+    scale_GO: Tensor
+    minimum_GO: Tensor
+    code_IO: Tensor
+    """Overwritten."""
+
+
+def _descend_chunk(
+    descent: Descent, first: int, change_CO: Tensor, group_size: int, bounds: tuple[float, float]
+) -> None:
+    """Choose the codes of a chunk anew; change_CO becomes what that adds to the weights. Native code on the CPU."""
+    native = native_module()
+    if native is None or not descent.weight_IO.is_cpu:
+        descend_chunk_plainly(descent, first, change_CO, group_size, bounds)
+        return
+    native.descend_chunk(
+        descent.weight_IO, descent.hessian_II, descent.slope_IO, descent.kept_IO, descent.scale_GO, descent.minimum_GO,
+        descent.code_IO, change_CO, first, len(change_CO), group_size, bounds,
+    )  # fmt: skip
+
+
+def descend_chunk_plainly(
+    descent: Descent, first: int, change_CO: Tensor, group_size: int, bounds: tuple[float, float]
+) -> None:
+    """The reference of the native code, and what serves other devices."""
+    inverse_I = (1 / descent.hessian_II.diagonal()).tolist()
+    divisor_GO = nonzero(descent.scale_GO)
+    for index in range(first, first + len(change_CO)):
+        weight_O, at = descent.weight_IO[index], index // group_size
+        slope_O = (
+            descent.hessian_II[index, first:index] @ change_CO[: index - first] + descent.slope_IO[index]
+        )
+        best_O = torch.sub(weight_O, slope_O, alpha=inverse_I[index])
+        code_O = best_O.sub_(descent.minimum_GO[at]).div_(divisor_GO[at]).round_().clamp_(*bounds)
+        value_O = torch.addcmul(descent.minimum_GO[at], code_O, descent.scale_GO[at])
+        if descent.kept_IO is not None:
+            value_O *= descent.kept_IO[index]
+        torch.sub(value_O, weight_O, out=change_CO[index - first])
+        descent.code_IO[index] = code_O
 
 
 def _centred(codes_OI: Tensor, quantized: Quantized) -> Tensor:

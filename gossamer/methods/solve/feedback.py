@@ -12,58 +12,102 @@ Cost: O * I^2 multiply-adds, nearly all of them in matrix products.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from gossamer.kernels.dispatch import native_module
 
 CHUNK_SIZE = 32
 
-Decide = Callable[[int, Tensor, Tensor], None]
-"""decide(j, w_O, error_O): overwrite error_O with (w - q) / U_jj and w_O with q."""
+
+@dataclass(frozen=True, slots=True)
+class Grids:
+    """What the weight of each input and output may become: scale * code + minimum, lowest <= code <= highest."""
+
+    group_I: Tensor
+    """int64, the group of each input."""
+    scale_GO: Tensor
+    minimum_GO: Tensor
+    """Zeros when symmetric."""
+    range: tuple[float, float]
+    """The lowest and the highest code."""
+    code_IO: Tensor
+    """float32, written as the inputs are fixed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fixing:
+    """The weights, and how they are fixed. All in float32."""
+
+    weight_IO: Tensor
+    """Overwritten, input by input."""
+    upper_II: Tensor
+    kept_IO: Tensor | None
+    """1 and 0; None when all weights are kept. Read when the window of the input has begun."""
+    grids: Grids | None
+    """None: kept weights stay as they are."""
 
 
 def fix_inputs(
-    weight_IO: Tensor,
-    upper_II: Tensor,
-    window_size: int,
-    begin_window: Callable[[int, int], Decide],
-    block_size: int = 128,
+    fixing: Fixing, window_size: int, begin_window: Callable[[int, int], None], block_size: int = 128
 ) -> None:
-    """Overwrite the weights, input by input, with what `decide` makes of them.
+    """Overwrite the weights, input by input, with the nearest value that they may have, 0 where they are not kept.
 
     `begin_window(start, stop)` is called before the inputs of each window of `window_size` are fixed, when
-    weight_IO[start:stop] is up to date with every error before `start`; it returns the `decide` of the
-    window.
+    weight_IO[start:stop] is up to date with every error before `start`; it may write scales and what is kept.
     """
+    weight_IO, upper_II = fixing.weight_IO, fixing.upper_II
     num_inputs, num_rows = weight_IO.shape
-    decide: Decide | None = None
     for start, stop in _blocks(num_inputs, window_size, block_size):
         error_BO = weight_IO.new_empty(stop - start, num_rows)
         for first, last in _chunks(start, stop, window_size):
             if first % window_size == 0:
-                decide = begin_window(first, min(first + window_size, num_inputs))
-            assert decide is not None
-            _fix_chunk(
-                weight_IO[first:last],
-                upper_II[first:last, first:last],
-                error_BO[first - start :],
-                first,
-                decide,
-            )
+                begin_window(first, min(first + window_size, num_inputs))
             done = slice(first - start, last - start)
+            _fix_chunk(fixing, first, error_BO[done])
             if last < stop:
                 weight_IO[last:stop].addmm_(upper_II[first:last, last:stop].T, error_BO[done], alpha=-1)
         if stop < num_inputs:
             weight_IO[stop:].addmm_(upper_II[start:stop, stop:].T, error_BO, alpha=-1)
 
 
-def _fix_chunk(weight_CO: Tensor, upper_CC: Tensor, error_CO: Tensor, first: int, decide: Decide) -> None:
-    size = weight_CO.shape[0]
-    rows = weight_CO.unbind(0)
-    errors = error_CO[:size].split(1)
-    for index in range(size):
-        decide(first + index, rows[index], errors[index][0])
+def _fix_chunk(fixing: Fixing, first: int, error_CO: Tensor) -> None:
+    """Fix the inputs of a chunk, one after the other; error_CO becomes (w - q) / U_jj. Native code on the CPU."""
+    native, grids = native_module(), fixing.grids
+    if native is None or not fixing.weight_IO.is_cpu:
+        fix_chunk_plainly(fixing, first, error_CO)
+        return
+    rounding: tuple[Tensor | None, ...] = (None, None, None, None)
+    if grids is not None:
+        rounding = (grids.scale_GO, grids.minimum_GO, grids.group_I, grids.code_IO)
+    bounds = (0.0, 0.0) if grids is None else grids.range
+    native.fix_chunk(
+        fixing.weight_IO, fixing.upper_II, fixing.kept_IO, *rounding, error_CO, first, len(error_CO), bounds
+    )
+
+
+def fix_chunk_plainly(fixing: Fixing, first: int, error_CO: Tensor) -> None:
+    """The reference of the native code, and what serves other devices."""
+    size, grids = len(error_CO), fixing.grids
+    upper_CC = fixing.upper_II[first : first + size, first : first + size]
+    inverse_C = (1 / upper_CC.diagonal()).tolist()
+    weight_CO = fixing.weight_IO[first : first + size]
+    groups = [] if grids is None else grids.group_I[first : first + size].tolist()
+    for index, weight_O in enumerate(weight_CO):
+        value_O = weight_O.clone()
+        if grids is not None:
+            scale_O, minimum_O = grids.scale_GO[groups[index]], grids.minimum_GO[groups[index]]
+            code_O = torch.sub(weight_O, minimum_O, out=grids.code_IO[first + index])
+            code_O.div_(scale_O.masked_fill(scale_O == 0, 1.0)).round_().clamp_(*grids.range)
+            value_O = torch.addcmul(minimum_O, code_O, scale_O)
+        if fixing.kept_IO is not None:
+            value_O *= fixing.kept_IO[first + index]
+        torch.sub(weight_O, value_O, out=error_CO[index]).mul_(inverse_C[index])
+        weight_O.copy_(value_O)
         if index + 1 < size:
-            weight_CO[index + 1 :].addmm_(upper_CC[index, index + 1 :, None], errors[index], alpha=-1)
+            weight_CO[index + 1 :].addmm_(upper_CC[index, index + 1 :, None], error_CO[index, None], alpha=-1)
 
 
 def _blocks(num_inputs: int, window_size: int, block_size: int) -> Iterator[tuple[int, int]]:
