@@ -34,6 +34,7 @@ ROWS = (
         "nm2of4-int4", "Q4_0", over_peer={"avx2": 1.9, "avx512": 3.2}, over_base={"avx2": 1.25, "avx512": 1.3}
     ),
     Row("nm4of8-int4", "Q4_0"),
+    Row("nm8of16-int4", "Q4_0"),
     Row("nm4of16-int4", "Q4_0", over_base={"avx2": 1.6, "avx512": 1.7}),
 )
 LARGE_ROWS = (

@@ -41,7 +41,7 @@ ROWS = (
     Row("unstructured, 50 %", "sparsity: 0.5", "sparse50-int4", "3"),
     Row("pairs, 37.5 %", "pattern: 'block 1x2', sparsity: 0.375", None, "3"),
     Row("pairs, 50 %", "pattern: 'block 1x2', sparsity: 0.5", None, "2.5"),
-    Row("8:16", "pattern: '8:16'", None, "4"),
+    Row("8:16", "pattern: '8:16'", "nm8of16-int4", "4"),
     Row("4:8", "pattern: '4:8'", "nm4of8-int4", "3"),
     Row("2:4", "pattern: '2:4'", "nm2of4-int4", "3"),
     Row("4:16", "pattern: '4:16'", "nm4of16-int4", "2"),
