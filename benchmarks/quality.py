@@ -103,7 +103,13 @@ def measure(
     folder = given.work / "".join(c if c.isalnum() else "-" for c in name)
     progress(name, "compress", 0)
     made = gossamer.compress(
-        parent, recipe, out=folder, text=str(calibration), overwrite=True, progress=progress_of(name)
+        parent,
+        recipe,
+        out=folder,
+        text=str(calibration),
+        overwrite=True,
+        resume=True,
+        progress=progress_of(name),
     )
     quality = gossamer.evaluate(
         folder,
