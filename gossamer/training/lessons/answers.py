@@ -27,6 +27,8 @@ from gossamer.evaluation.quality.perplexity import row_chunks
 from gossamer.training.lessons.codes import Bits, Code, Ids
 
 SMALL_VOCABULARY = 1 << 16
+MOST_AT_50 = 120
+"""Bytes of a token at k = 50."""
 LARGEST, SMALLEST = float(np.finfo(np.float16).max), float(np.finfo(np.float16).smallest_subnormal)
 Kind = Literal["top-k", "samples"]
 TOP_K: Kind = "top-k"
@@ -51,10 +53,12 @@ class Form:
 
     @property
     def level_bits(self) -> int:
-        """Of each log-probability: as many as leave a token 120 bytes at k = 50, where ids take longer fewer."""
+        """Of each log-probability: 6, or fewer where longer ids would leave a token more than 120 bytes at k = 50."""
         if self.kind == SAMPLES:
             return 0
-        return 6 if self.vocabulary <= SMALL_VOCABULARY else 4
+        beside = 4 + self.id_type().itemsize
+        fits = (bits for bits in (6, 5) if Code(self.vocabulary, 50, bits).token_bytes + beside <= MOST_AT_50)
+        return next(fits, 4)
 
     @property
     def id_type(self) -> type[np.unsignedinteger]:
