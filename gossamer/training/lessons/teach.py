@@ -82,18 +82,8 @@ def teach(
             progress(note, 0, 0)
         resumed = folder.manifest.windows_done
         seconds = _give(task, folder, progress)
-        manifest = folder.finish()
-    size = sum(file.stat().st_size for file in folder.folder.iterdir())
-    plan = task.plan()
-    return Taught(
-        folder=folder.folder,
-        plan=plan,
-        size_bytes=size,
-        bytes_per_token=size / plan.tokens,
-        seconds=manifest.seconds,
-        tokens_per_s=(len(task.ids_NL) - resumed) * plan.length / max(seconds, 1e-9),
-        resumed_windows=resumed,
-    )
+        folder.finish()
+    return _taught(task, folder, resumed, seconds)
 
 
 def plan_lessons(
@@ -121,6 +111,20 @@ def plan_lessons(
         activations=activations,
     )
     return prepare(model, text, others, asked, progress).plan()
+
+
+def _taught(task: Task, folder: LessonFolder, resumed: int, seconds: float) -> Taught:
+    """`resumed` windows were there already, the others took so many seconds."""
+    size, plan = sum(file.stat().st_size for file in folder.folder.iterdir()), task.plan()
+    return Taught(
+        folder=folder.folder,
+        plan=plan,
+        size_bytes=size,
+        bytes_per_token=size / plan.tokens,
+        seconds=folder.manifest.seconds,
+        tokens_per_s=(plan.windows - resumed) * plan.length / max(seconds, 1e-9),
+        resumed_windows=resumed,
+    )
 
 
 def _give(task: Task, folder: LessonFolder, progress: Progress) -> float:
