@@ -5,6 +5,7 @@ flushed and renamed, and only then named in `lessons.json`, which is replaced in
 command goes on behind the last one.
 """
 
+import contextlib
 import fcntl
 from pathlib import Path
 from types import TracebackType
@@ -48,6 +49,7 @@ class LessonFolder:
         self.manifest = manifest
 
     def __enter__(self) -> Self:
+        self._made = not self.folder.exists()
         with disk_errors(self.folder):
             self.folder.mkdir(exist_ok=True)
             self._lock = (self.folder / LOCK).open("a")
@@ -71,7 +73,17 @@ class LessonFolder:
             error.add_note(
                 f"{done} of {total} windows are kept in {self.folder}: the same command goes on from there."
             )
+        elif error is not None:
+            self._undo()
         self._lock.close()
+
+    def _undo(self) -> None:
+        """Leave nothing of a run that has written no lesson."""
+        for name in (MANIFEST_NAME, LOCK):
+            (self.folder / name).unlink(missing_ok=True)
+        if self._made:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
 
     def _go_on(self) -> None:
         for beside in self.folder.glob(f"{BESIDE}*"):
@@ -99,8 +111,10 @@ class LessonFolder:
         number = len(self.manifest.shards) + 1
         with disk_errors(self.folder / shard_name(number)):
             shard = write_shard(self.folder, number, arrays)
-            self.manifest = self.manifest.with_shard(shard, seconds)
-            self.manifest.write(self.folder)
+        manifest = self.manifest.with_shard(shard, seconds)
+        with disk_errors(self.folder / MANIFEST_NAME):
+            manifest.write(self.folder)
+        self.manifest = manifest
 
     def finish(self) -> Manifest:
         """Say that all is there."""

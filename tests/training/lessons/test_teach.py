@@ -24,6 +24,7 @@ from gossamer.training.lessons import teach as teaching
 from gossamer.training.lessons.divergence import Samples, TopK, kl
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teach import plan_lessons
+from tests.conftest import Case
 from tests.models import save_tiny, tiny_model, tiny_tokenizer
 
 Parent = Callable[[str], Path]
@@ -63,6 +64,20 @@ def test_lessons_hold_what_the_teacher_says(
     kept_BL = probs_BLV.gather(-1, lesson.ids_BK).sum(-1)
     torch.testing.assert_close(kept_BL, probs_BLV.topk(20).values.sum(-1), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(1 - kept_BL, lesson.log_rest_B.exp(), atol=1e-3, rtol=1e-2)
+
+
+def test_a_compressed_folder_teaches_what_it_says_itself(
+    compressed: Callable[[str], Case], text: Path, tmp_path: Path
+) -> None:
+    folder = compressed("llama").folder
+    gossamer.teach(folder, text, tmp_path / "out", k=260, **SMALL)
+    lessons = Lessons(tmp_path / "out")
+    assert lessons.manifest.teachers[0].sha256 == open_model(folder).fingerprint()
+    ids_BL, lesson = lessons.batch(range(6))
+    with torch.inference_mode():
+        logits_BLV = gossamer.load(folder).model(ids_BL).logits
+    assert float(kl(logits_BLV, lesson).max()) < 2e-3
+    assert float(kl(logits_of("llama", ids_BL), lesson).mean()) > 0.01
 
 
 def test_samples_are_those_of_the_teacher(parent: Parent, text: Path, tmp_path: Path) -> None:
@@ -212,6 +227,21 @@ def test_a_full_disk_is_told_and_what_is_complete_stays(
             gossamer.teach(parent("llama"), text, tmp_path / "out", **SMALL)
     assert "2 of 6 windows are kept" in told.value.__notes__[0]
     assert gossamer.teach(parent("llama"), text, tmp_path / "out", **SMALL).resumed_windows == 2
+
+
+def test_a_run_that_wrote_no_lesson_leaves_nothing(
+    parent: Parent, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shards, "written_whole", full)
+    (tmp_path / "empty").mkdir()
+    for out in ("new", "empty"):
+        with pytest.raises(DiskError, match="the disk is full") as told:
+            gossamer.teach(parent("llama"), text, tmp_path / out, **SMALL)
+        assert not hasattr(told.value, "__notes__")
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
 @pytest.mark.parametrize(
