@@ -13,9 +13,11 @@ B... any leading axes, V entries of the vocabulary, K ids kept of a token.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from gossamer.errors import UsageError
 
@@ -68,12 +70,41 @@ def kl(logits_BV: Tensor, lesson: Lesson) -> Tensor:
             "Lessons teach only students of the same vocabulary, on the same tokens."
         )
     logits_BV = logits_BV.float()
-    log_total_B1 = logits_BV.logsumexp(-1, keepdim=True)
-    log_student_BK = logits_BV.gather(-1, lesson.ids_BK) - log_total_B1
     if isinstance(lesson, Samples):
-        return -log_student_BK.mean(-1) - lesson.entropy_B
-    kept_B = (lesson.log_probs_BK.exp() * (lesson.log_probs_BK - log_student_BK)).sum(-1)
-    if lesson.ids_BK.shape[-1] == lesson.vocabulary:
-        return kept_B
-    log_others_B = logits_BV.scatter(-1, lesson.ids_BK, -torch.inf).logsumexp(-1) - log_total_B1[..., 0]
-    return kept_B + lesson.log_rest_B.exp() * (lesson.log_rest_B - log_others_B)
+        log_total_B = logits_BV.logsumexp(-1)
+        return log_total_B - logits_BV.gather(-1, lesson.ids_BK).mean(-1) - lesson.entropy_B
+    kl_B: Tensor = _TopKDivergence.apply(logits_BV, lesson.ids_BK, lesson.log_probs_BK, lesson.log_rest_B)
+    return kl_B
+
+
+class _TopKDivergence(torch.autograd.Function):
+    """The divergence over k + 1 outcomes, with one exponential of each logit for value and gradient.
+
+    d kl / d logit_v = P q_v - p_v for the k tokens, and q_v (P - p_rest / q_rest) for the others; P: sum of all p.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, logits_BV: Tensor, ids_BK: Tensor, log_probs_BK: Tensor, log_rest_B: Tensor
+    ) -> Tensor:
+        top_B1 = logits_BV.amax(-1, keepdim=True)
+        others_BV = (logits_BV - top_B1).exp_()
+        kept_BK = others_BV.gather(-1, ids_BK)
+        others_BV.scatter_(-1, ids_BK, 0.0)
+        others_B = others_BV.sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
+        total_B = others_B + kept_BK.sum(-1)
+        probs_BK, rest_B = log_probs_BK.exp(), log_rest_B.exp()
+        log_student_BK = logits_BV.gather(-1, ids_BK) - top_B1 - total_B.log()[..., None]
+        of_rest_B = rest_B * (log_rest_B - others_B.log() + total_B.log())
+        of_kept_B = (probs_BK * (log_probs_BK - log_student_BK)).sum(-1)
+        context.save_for_backward(others_BV, others_B, kept_BK, total_B, ids_BK, probs_BK, rest_B)
+        return of_kept_B + torch.where(rest_B > 0, of_rest_B, 0.0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient_B: Tensor) -> tuple[Tensor, None, None, None]:
+        others_BV, others_B, kept_BK, total_B, ids_BK, probs_BK, rest_B = context.saved_tensors
+        per_unit_B = (probs_BK.sum(-1) + rest_B) / total_B
+        gradient_BV = others_BV * (gradient_B * (per_unit_B - rest_B / others_B))[..., None]
+        of_kept_BK = gradient_B[..., None] * (kept_BK * per_unit_B[..., None] - probs_BK)
+        return gradient_BV.scatter_(-1, ids_BK, of_kept_BK), None, None, None
