@@ -86,7 +86,7 @@ def mixture(logits: Sequence[Tensor], where: str) -> Iterator[Tensor]:
     """
     for rows in row_chunks(logits[0]):
         parts = [each[rows].float() for each in logits]
-        if not all(bool(torch.isfinite(part).all()) for part in parts):
+        if not all(math.isfinite(bound) for part in parts for bound in part.aminmax()):
             raise RunError(
                 f"{where}: the logits are NaN or infinite: the weights are damaged, or too large for this arithmetic."
             )
@@ -106,7 +106,7 @@ def encode(log_probs_TV: Tensor, form: Form, generator: torch.Generator) -> Answ
 def _encode_top_k(log_probs_TV: Tensor, form: Form) -> Answers:
     ids_TK = log_probs_TV.topk(form.count, dim=-1).indices.sort(dim=-1).values
     log_probs_TK = log_probs_TV.gather(-1, ids_TK)
-    log_rest_T = log_probs_TV.scatter(-1, ids_TK, -torch.inf).logsumexp(-1)
+    log_rest_T = log_probs_TV.exp().scatter_(-1, ids_TK, 0.0).sum(-1).log()
     top_T = log_probs_TK.amax(-1)
     span_T = (top_T - log_probs_TK.amin(-1)).clamp(max=LARGEST).half()
     step_T1 = (span_T.float() / form.code.levels)[:, None].clamp(min=1e-30)
