@@ -120,9 +120,12 @@ def _encode_top_k(log_probs_TV: Tensor, form: Form) -> Answers:
 
 
 def _encode_samples(log_probs_TV: Tensor, form: Form, generator: torch.Generator) -> Answers:
-    probs_TV = log_probs_TV.double().exp()
+    probs_TV = log_probs_TV.exp()
     entropy_T = -(probs_TV * log_probs_TV).sum(-1).clamp(max=0)
-    drawn_TK = torch.multinomial(probs_TV, form.count, replacement=True, generator=generator)
+    below_TV = probs_TV.cumsum(-1, dtype=torch.float64)
+    shape = (len(probs_TV), form.count)
+    place_TK = torch.rand(shape, dtype=torch.float64, generator=generator) * below_TV[:, -1:]
+    drawn_TK = torch.searchsorted(below_TV, place_TK, right=True).clamp(max=form.vocabulary - 1)
     return {"code": form.code.encode(drawn_TK.sort(-1).values.numpy()), "entropy": entropy_T.half().numpy()}
 
 
