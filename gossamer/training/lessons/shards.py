@@ -15,7 +15,7 @@ from gossamer.files import written_whole
 from gossamer.training.lessons.answers import Answers
 from gossamer.training.lessons.manifest import Manifest, ShardRecord
 
-SHARD_TOKENS = 1 << 15
+SHARD_TOKENS = 1 << 13
 """About so many tokens are in a file: what is lost when a run is killed."""
 
 

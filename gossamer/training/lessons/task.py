@@ -14,7 +14,7 @@ from gossamer.data.deduplicate import deduplicate
 from gossamer.data.samples import fingerprint, sample
 from gossamer.data.sources import read_documents
 from gossamer.data.tokens import TokenStream, tokenize
-from gossamer.errors import UsageError
+from gossamer.errors import DataError, UsageError
 from gossamer.progress import Progress
 from gossamer.training.lessons.answers import SAMPLES, SMALL_VOCABULARY, TOP_K, Form
 from gossamer.training.lessons.manifest import Manifest, tokenizer_fingerprint
@@ -109,7 +109,12 @@ def prepare(
     sources = [text] if isinstance(text, str | Path) else list(text)
     progress("reading text", 0, 1)
     stream = _read(sources, teachers[0])
-    ids_NL = sample(stream, asked.windows or max(1, len(stream) // length), length, asked.seed)
+    if len(stream) < length:
+        raise DataError(
+            f"{stream.name}: one window needs {length} tokens, the text has {len(stream)}. Give more text, or a "
+            "smaller length."
+        )
+    ids_NL = sample(stream, asked.windows or len(stream) // length, length, asked.seed)
     progress("reading text", 1, 1)
     names = [Path(source).name for source in sources]
     return Task(teachers, form, ids_NL, names, stream.start, asked.seed)
