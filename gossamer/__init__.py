@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gossamer.evaluation.speed.bench import benchmark
     from gossamer.frontier.search import search
     from gossamer.rotation.rotate import rotate
+    from gossamer.training.lessons.teach import teach
 
 from gossamer.version import __version__ as __version__
 
@@ -30,9 +31,10 @@ _HOMES = {
     "export": "gossamer.checkpoint.write.export",
     "rotate": "gossamer.rotation.rotate",
     "search": "gossamer.frontier.search",
+    "teach": "gossamer.training.lessons.teach",
 }
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "rotate", "search"]
+__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "rotate", "search", "teach"]
 
 autoload.install()
 

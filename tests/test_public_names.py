@@ -22,6 +22,7 @@ def test_the_public_verbs_are_these() -> None:
         "load",
         "rotate",
         "search",
+        "teach",
     ]
     assert set(gossamer.__all__) <= set(dir(gossamer))
 
@@ -63,6 +64,10 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     ]  # fmt: skip
     assert arguments["search"] == [
         "model", "budget", "text", "out", "minutes", "samples", "length", "seed", "windows", "keep", "progress",
+    ]  # fmt: skip
+    assert arguments["teach"] == [
+        "model", "text", "out", "others", "length", "windows", "k", "samples", "seed", "engine", "activations",
+        "progress",
     ]  # fmt: skip
 
 

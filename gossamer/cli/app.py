@@ -21,6 +21,7 @@ from gossamer.cli.measure import bench, demo, evaluate
 from gossamer.cli.output import notes_of
 from gossamer.cli.search import search
 from gossamer.cli.start import only_our_words
+from gossamer.cli.teach import teach
 from gossamer.errors import GossamerError
 from gossamer.version import __version__
 
@@ -49,7 +50,7 @@ def _root(
 
 
 for command in (
-    inspect, compress, evaluate, bench, generate, search, report, recipes, export, rotate, demo,
+    inspect, compress, evaluate, bench, generate, search, teach, report, recipes, export, rotate, demo,
 ):  # fmt: skip
     app.command()(command)
 

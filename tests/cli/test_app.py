@@ -20,6 +20,7 @@ COMMANDS = (
     "bench",
     "generate",
     "search",
+    "teach",
     "report",
     "recipes",
     "export",
