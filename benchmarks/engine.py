@@ -1,15 +1,15 @@
 """The native engine beside llama.cpp on SmolLM2, and on a 3B model of random weights: decode, prefill, batches.
 
     python -m benchmarks.engine [--work DIR] [--rounds N] [--threads N ...] [--levels NAME ...] [--no-large] [--fresh]
-                                [--through COMMAND] [--out DIR]
+                                [--through COMMAND] [--out DIR] [--name NAME]
 
 llama.cpp is built (`benchmarks/llama_cpp`) and timed by its own `llama-bench`. What is compared with what stands in
 `benchmarks/engine_table.py`. Levels: see `benchmarks/visits.py`. Folders of the recipes are made in the work folder
 when they are not there (with little text or none: the speed of a format does not depend on it), and so are llama.cpp's
 files, quantized by llama.cpp from the demo's GGUF, and the 3B model (6 GB). Rounds are kept in WORK/rounds.json, under
 what they depend on (our compiled module too): a run that was stopped goes on where it was; --fresh forgets them.
-`--through` is put before each round (a minute or two), for a program that keeps the machine quiet. Writes engine.json,
-engine.md and engine.svg. Progress on stderr.
+`--through` is put before each round (a minute or two), for a program that keeps the machine quiet. Writes NAME.json,
+NAME.md and NAME.svg (engine; a run on another machine has another name). Progress on stderr.
 """
 
 import argparse
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="forget the rounds that were measured before")
     parser.add_argument("--through", default="", metavar="COMMAND", help="put before each round")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--name", default="engine")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     given.out.mkdir(parents=True, exist_ok=True)
@@ -77,17 +78,17 @@ def main() -> None:
         "runs": runs,
         "large": large,
     }
-    write(report, given.out)
+    write(report, given.out, given.name)
 
 
-def write(report: dict[str, Any], out: Path) -> None:
+def write(report: dict[str, Any], out: Path, name: str = "engine") -> None:
     run = max(report["runs"], key=lambda run: (run["level"] == "best", run["threads"]))
-    write_json(out / "engine.json", report)
-    (out / "engine.md").write_text(as_page(report), encoding="utf-8")
-    (out / "engine.svg").write_text(
+    write_json(out / f"{name}.json", report)
+    (out / f"{name}.md").write_text(as_page(report), encoding="utf-8")
+    (out / f"{name}.svg").write_text(
         as_svg(run, f"SmolLM2-135M, {report['cpu']}, {title_of(run)}"), encoding="utf-8"
     )
-    say(f"wrote {out / 'engine.md'}")
+    say(f"wrote {out / name}.md")
 
 
 # ---- what is measured ---------------------------------------------------------------------------------------
