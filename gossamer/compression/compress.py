@@ -20,7 +20,7 @@ from gossamer.compression.preview import Preview, preview_of
 from gossamer.compression.record import effort, finish
 from gossamer.compression.selection import select
 from gossamer.compression.windows import with_calibration
-from gossamer.compression.work_folder import WorkFolder
+from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
