@@ -5,12 +5,14 @@ What changes in a step: `settle` makes gradients of what the backward passes hav
 has; it is exactly what the model computes with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gossamer.checkpoint.matrix import Matrix
@@ -99,6 +101,12 @@ class Student:
         for name, (matrix, weight) in self.dense.items():
             found[f"{name}.weight"] = matrix.as_stored(weight.working_OI).to(weight.dtype)
         return found | {name: plain.stored() for name, plain in self.plain.items()}
+
+    def checkpoint_blocks(self, blocks: Sequence[str]) -> None:
+        """Keep only the inputs of each block for the backward pass, which runs it again."""
+        for name in blocks:
+            block = self.model.get_submodule(name)
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
     def num_kept(self) -> int:
         """How many weights of matrices are trained."""

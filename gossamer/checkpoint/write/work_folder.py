@@ -104,6 +104,8 @@ class WorkFolder:
         tensors, rest = _apart(leaves)
         with disk_errors(self.out):
             file = self.path / f"state-{state['done']}.safetensors"
+            while file.exists():  # never over one that may be gone on from
+                file = file.with_name(f"{file.stem}-again.safetensors")
             save_file(tensors, file)
             sync(file)
             sync_folder(self.path)
