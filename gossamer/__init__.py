@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gossamer.evaluation.speed.bench import benchmark
     from gossamer.frontier.search import search
     from gossamer.rotation.rotate import rotate
+    from gossamer.training.recover import recover
 
 from gossamer.version import __version__ as __version__
 
@@ -28,11 +29,12 @@ _HOMES = {
     "evaluate": "gossamer.evaluation.evaluate",
     "benchmark": "gossamer.evaluation.speed.bench",
     "export": "gossamer.checkpoint.write.export",
+    "recover": "gossamer.training.recover",
     "rotate": "gossamer.rotation.rotate",
     "search": "gossamer.frontier.search",
 }
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "rotate", "search"]
+__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "recover", "rotate", "search"]
 
 autoload.install()
 

@@ -25,9 +25,10 @@ def reload_difference(
     measured: Tensor,
     dtype: torch.dtype | None = None,
 ) -> float:
-    """Load the folder, in `dtype` if it is dense; return the largest difference of its outputs for `batch` to those measured.
+    """Load the folder; return the largest difference of its outputs for `batch` to those measured.
 
-    The weights stay mapped, and each block gives its pages back once it has run: one of them is in memory.
+    A dense folder is computed with in `dtype`; a compressed one as it says itself. The weights stay mapped, and each
+    block gives its pages back once it has run: one of them is in memory.
 
     Raises RunError if the difference is more than rounding can explain.
     """

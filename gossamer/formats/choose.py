@@ -120,8 +120,8 @@ def pack(
 def repack(meta: Meta, weight_OI: Tensor, mask_OI: Tensor, quantized: Quantized | None) -> PackedWeight:
     """Return other values in the form that `meta` declares (none of two factors): the same tensors, the same bytes.
 
-    `mask_OI` is that of the values which the form held; with codes, they decide and `weight_OI` is not read. Where a zero
-    means "removed" (`masked`), a kept weight that has become 0 is removed too.
+    `mask_OI` is that of the values which the form held; with codes, they decide and `weight_OI` is not read. Where a
+    zero means "removed" (`masked`), a kept weight that has become 0 is removed too.
 
     FormatError when the form cannot hold them: NaN, too large, or a form of no mask with removed weights.
     """

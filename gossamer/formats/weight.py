@@ -69,8 +69,9 @@ class PackedWeight(ABC):
         return int((self.unpack() == 0).sum())
 
     def quantized(self) -> Quantized | None:
-        """Return the codes and scales that were packed, None where values are floats. Removed weights have the code in the
-        middle.
+        """Return the codes and scales that were packed, None where values are floats.
+
+        Removed weights have the code in the middle.
         """
         return None
 

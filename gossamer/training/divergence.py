@@ -3,9 +3,9 @@
     KL_T = sum over V of p (log p - log q)      p = softmax(t / tau), q = softmax(z / tau)
     d tau^2 KL / dz = tau (q - p)
 
-The factor tau^2 keeps gradients alike at all temperatures (Hinton et al. 2015, arXiv 1503.02531, section 2.1). The gradient
-takes the place of the teacher's logits, so that logits are held twice and not four times; softmaxes are computed in float32
-over a few rows at a time, which stay in the cache.
+The factor tau^2 keeps gradients alike at all temperatures (Hinton et al. 2015, arXiv 1503.02531, section 2.1). The
+gradient takes the place of the teacher's logits, so that logits are held twice and not four times; softmaxes are
+computed in float32 over a few rows at a time, which stay in the cache.
 
 T tokens, V entries of the vocabulary.
 """
@@ -27,7 +27,12 @@ def divergence(logits_TV: Tensor, teacher_TV: Tensor, weight_T: Tensor, temperat
 class _Divergence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, logits_TV: Tensor, teacher_TV: Tensor, weight_T: Tensor, temperature: float, differentiate: bool
+        ctx: Any,
+        logits_TV: Tensor,
+        teacher_TV: Tensor,
+        weight_T: Tensor,
+        temperature: float,
+        differentiate: bool,
     ) -> Tensor:
         total = torch.zeros((), device=logits_TV.device)
         reuse = teacher_TV.dtype == logits_TV.dtype

@@ -59,7 +59,7 @@ def check_causal(source: Source) -> None:
     if source.config.is_encoder_decoder or not skeleton.can_generate():
         raise UsageError(
             f"{source.path}: {type(skeleton).__name__} does not continue a text, and only causal language models are "
-            "trained here: encoders and encoder-decoders are not yet. Train blocks while compressing: `compress --minutes`."
+            "trained here, no encoders or encoder-decoders. Their blocks can be trained in `compress --minutes`."
         )
 
 
@@ -150,7 +150,9 @@ class _Enrolment:
             notes.append("norms and biases are trained, and no matrix")
         elif self.ends_left_out:
             share = self.ends_left_out / self.source.num_parameters
-            notes.append(f"embeddings and output head ({share:.1%} of the weights) are not trained: --embeddings does")
+            notes.append(
+                f"embeddings and output head ({share:.1%} of the weights) are not trained: --embeddings does"
+            )
         if self.others_left_out and self.mode != "norms":
             first, more = self.others_left_out[0], len(self.others_left_out) - 1
             notes.append(f"NOT TRAINED: {first}{f' and {more} more' if more else ''}")
@@ -159,8 +161,14 @@ class _Enrolment:
     def _notes_on_zeros(self) -> list[str]:
         if self.source.kind == "gossamer" or self.mode == "norms":
             return []
-        pruned = [name for name, (_matrix, weight) in self.student.dense.items() if weight.index_n is not None]
-        kept = f"zeros of {len(pruned)} matrices stay zero" if pruned else "no zeros to keep: all its weights are trained"
+        pruned = [
+            name for name, (_matrix, weight) in self.student.dense.items() if weight.index_n is not None
+        ]
+        kept = (
+            f"zeros of {len(pruned)} matrices stay zero"
+            if pruned
+            else "no zeros to keep: all its weights are trained"
+        )
         return [f"{self.source.path.name} is stored dense: {kept}"]
 
 

@@ -4,9 +4,9 @@
     asymmetric    w = s q + m         q = clamp(round((v - m) / s), 0, 2^b - 1)
 
 LSQ (Esser et al. 2019, arXiv 1902.10153, eqs. 1 to 5), in groups: v gets the gradient of w inside the range and none
-outside; s gets (q - v/s) times it inside and q times it outside, and m the rest. Scales are trained as s = s0 exp(a), which
-keeps their sign, and minima as m = m0 + s0 b: with Adam, whose steps do not depend on how large a gradient is, that stands
-for the paper's scaling of gradients. Both are float16 in every step, as they are stored.
+outside; s gets (q - v/s) times it inside and q times it outside, and m the rest. Scales are trained as s = s0 exp(a),
+which keeps their sign, and minima as m = m0 + s0 b: with Adam, whose steps do not depend on how large a gradient is,
+that stands for the paper's scaling of gradients. Both are float16 in every step, as they are stored.
 
 O output features, I input features, G groups of g inputs, n kept weights.
 """

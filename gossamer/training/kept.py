@@ -1,9 +1,9 @@
 """The kept weights of one matrix as parameters, and the matrix that they stand for.
 
 Only what is kept is trained: values, gradients and the optimizer's state are vectors of n entries. `working_OI` is the
-matrix that the model computes with, exactly what packing the values gives: `refresh` makes it, once a step. Backward passes
-add up its gradient at the kept places in `values_n.grad`; `settle` turns that into the gradients of what is trained.
-Rounding, to a float type here and to a grid in grid.py, lets gradients pass as they are (straight through).
+matrix that the model computes with, exactly what packing the values gives: `refresh` makes it, once a step. Backward
+passes add up its gradient at the kept places in `values_n.grad`; `settle` turns that into the gradients of what is
+trained. Rounding, to a float type here and to a grid in grid.py, lets gradients pass as they are (straight through).
 
 O output features, I input features, n kept weights.
 """
@@ -84,6 +84,7 @@ class KeptWeight(ABC):
     def _write(self, values_n: Tensor) -> None:
         """Set `working_OI` to these values, rounded."""
 
+    @abstractmethod
     def _settle(self, grad_n: Tensor) -> None:
         """Let the gradient pass the rounding, in place."""
 
@@ -113,3 +114,6 @@ class FloatWeight(KeptWeight):
             self.working_OI.view(-1).copy_(rounded_n)
         else:
             self.working_OI.view(-1).scatter_(0, self.index_n, rounded_n)
+
+    def _settle(self, grad_n: Tensor) -> None:
+        return

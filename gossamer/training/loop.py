@@ -8,8 +8,8 @@
         judge     the held-out text, a few times in a run; the best student is remembered
         keep      a state to go on from
 
-A loss or a gradient that is not finite is not learnt from: the last kept state is put back, the rate halved, the windows
-left out.
+A loss or a gradient that is not finite is not learnt from: the last kept state is put back, the rate halved, the
+windows left out.
 """
 
 import math
@@ -115,7 +115,9 @@ def learn(run: Run, numbers: list[int], share: float) -> float:
     """Add the gradient of the loss on these windows, times their share of the step; return the loss times it."""
     ids_BL = run.text.ids_NL[numbers]
     with mixed_precision():
-        loss = loss_of(run.student.model, run.teacher, run.settings.objective, numbers, ids_BL, run.text.first)
+        loss = loss_of(
+            run.student.model, run.teacher, run.settings.objective, numbers, ids_BL, run.text.first
+        )
     (loss.total * share).backward()
     return float(loss.total.detach()) * share
 
@@ -136,7 +138,9 @@ def judge(run: Run, state: TrainingState) -> None:
     if not state.curve:
         run.progress("judging the held-out text", count, count)
         if not math.isfinite(kl):
-            raise CheckpointError("the model predicts NaN on the held-out text, before it was trained: it is damaged.")
+            raise CheckpointError(
+                "the model predicts NaN on the held-out text, before it was trained: it is damaged."
+            )
     loss = state.loss_sum / state.loss_steps if state.loss_steps else None
     perplexity = math.exp(nll) if nll < 700 else math.inf
     state.curve.append(Judged(state.step, state.tokens, state.seconds(), loss, kl, perplexity))
@@ -212,5 +216,3 @@ def _parts(numbers: list[int], at_once: int) -> Iterator[list[int]]:
 
 def _cross_entropy(logits_TV: Tensor, ids_L: Tensor, first: int) -> float:
     return float(functional.cross_entropy(logits_TV[first - 1 : -1].float(), ids_L[first:]))
-
-

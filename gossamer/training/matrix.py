@@ -82,7 +82,7 @@ class TrainedMatrix:
         values_OI = new.unpack()
         if not torch.equal(values_OI, weight.working_OI) or bool(values_OI[~mask_OI].any()):
             raise RunError(
-                f"{self.name}: packing gives other values than were trained, or a removed weight came back. Nothing was "
-                "written. This is a defect of Gossamer: please report it."
+                f"{self.name}: packing gives other values than were trained, or a removed weight came back. Nothing "
+                "was written. This is a defect of Gossamer: please report it."
             )
         return new

@@ -32,7 +32,8 @@ class StudentLinear(nn.Module):
             y = product(product(x, self.parts[RIGHT]), self.parts[LEFT])
             if RESIDUAL in self.parts:
                 y = y + product(x, self.parts[RESIDUAL])
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        bias = self._parameters["bias"]
+        return y if bias is None else y + bias.to(y.dtype)
 
     @property
     def weight(self) -> Tensor:

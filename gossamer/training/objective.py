@@ -38,7 +38,12 @@ class Loss:
 
 
 def loss_of(
-    model: PreTrainedModel, teacher: Teacher, objective: Objective, numbers: Sequence[int], ids_BL: Tensor, first: int
+    model: PreTrainedModel,
+    teacher: Teacher,
+    objective: Objective,
+    numbers: Sequence[int],
+    ids_BL: Tensor,
+    first: int,
 ) -> Loss:
     """Return the mean loss over the predictions of these windows, those of tokens from `first` on."""
     answer = teacher.answer(numbers, ids_BL, hidden=objective.hidden > 0)

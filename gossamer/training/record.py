@@ -1,4 +1,4 @@
-"""What a run of `recover` writes at its end: the folder as it was, with the weights that were trained, and its history."""
+"""What a run of `recover` writes at its end: the folder as it was, with what was trained, and its history."""
 
 import datetime
 import json

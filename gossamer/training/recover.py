@@ -87,7 +87,11 @@ def recover(
         state = load(work) or TrainingState(started=started)
         began = time.monotonic()
         student = enrol(
-            student_source, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
+            student_source,
+            settings.train,
+            embeddings=settings.embeddings,
+            rank=settings.rank,
+            seed=settings.seed,
         )
         for note in student.notes:
             progress(note, 0, 0)
@@ -101,7 +105,9 @@ def recover(
         teacher = DenseTeacher(parent, words.held_out)
         schedule = Schedule(steps, minutes, state.seconds)
         train(Run(student, teacher, words, settings, schedule, optimizer, work, progress), state)
-        facts = Facts(parent_source, teacher.record(), words, settings, minutes, steps, optimizer_bytes(optimizer))
+        facts = Facts(
+            parent_source, teacher.record(), words, settings, minutes, steps, optimizer_bytes(optimizer)
+        )
         del teacher, optimizer
         record = write(student_source, student, state, facts, memory, writer, progress)
         writer.commit()
@@ -116,7 +122,7 @@ def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
     student, teacher = open_model(model), open_model(parent)
     if student.kind == "gguf":
         raise UsageError(
-            f"{model}: a folder that `gossamer compress` wrote was expected, not a GGUF file. Compress the dense model first."
+            f"{model}: a folder that `gossamer compress` wrote was expected, not a GGUF file. Compress the model first."
         )
     check_causal(student)
     if teacher.kind == "gossamer":
@@ -126,16 +132,20 @@ def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
         known = read_manifest(student.path).get("parent")
         expected = known.get("sha256") if isinstance(known, dict) else None
         if expected is None:
-            raise UsageError(f"{model}: its manifest does not say which parent it was made of. Compress the parent again.")
+            raise UsageError(
+                f"{model}: its manifest does not say which parent it was made of. Compress the parent again."
+            )
         if expected != teacher.fingerprint():
             name = known.get("name") if isinstance(known, dict) else "?"
             raise UsageError(
-                f"--parent {parent}: {model} was made of another model, {name} with SHA-256 {expected[:16]}..., and this one "
-                f"has {teacher.fingerprint()[:16]}.... Give the parent that it was made of."
+                f"--parent {parent}: {model} was made of another model, {name} with SHA-256 {expected[:16]}...; this "
+                f"one has {teacher.fingerprint()[:16]}.... Give the parent that it was made of."
             )
     own, other = (each.config.get_text_config().vocab_size for each in (student, teacher))
     if own != other:
-        raise UsageError(f"--parent {parent}: has {other:,} tokens, {model} {own:,}; they must have the same.")
+        raise UsageError(
+            f"--parent {parent}: has {other:,} tokens, {model} {own:,}; they must have the same."
+        )
     return student, teacher
 
 

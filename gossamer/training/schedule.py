@@ -1,4 +1,4 @@
-"""How far a run has come, by steps or by the clock: the learning rate, when to judge, when to keep a state, when to end."""
+"""How far a run has come, by steps or by the clock: its learning rate, when to judge, to keep a state, to end."""
 
 import math
 from collections.abc import Callable

@@ -19,8 +19,8 @@ class TrainingSettings:
     """All that may be chosen; the defaults are for pure distillation from the parent."""
 
     train: Mode = "all"
-    """all: kept weights, norms, biases, scales, factors; lora: masked adapters in place of the weights; norms: norms and
-    biases alone."""
+    """all: kept weights, norms, biases, scales, factors; lora: masked adapters in place of the weights; norms: norms
+    and biases alone."""
     embeddings: bool = False
     """Train the token embedding and the output head too."""
     learning_rate: float | None = None

@@ -63,13 +63,17 @@ class TrainingState:
 
 
 RECORDED = (
-    "step", "position", "tokens", "loss_sum", "loss_steps", "best_step", "best_kl", "caution", "undone", "begun", "reserve",
-    "notes", "resumed",
+    "step", "position", "tokens", "loss_sum", "loss_steps", "best_step", "best_kl", "caution", "undone", "begun",
+    "reserve", "notes", "resumed",
 )  # fmt: skip
 
 
 def save(
-    state: TrainingState, student: Student, optimizer: torch.optim.Optimizer, folder: WorkFolder, total: int | None
+    state: TrainingState,
+    student: Student,
+    optimizer: torch.optim.Optimizer,
+    folder: WorkFolder,
+    total: int | None,
 ) -> None:
     """Keep the state of a run between two steps."""
     record = {key: getattr(state, key) for key in RECORDED}
@@ -93,22 +97,28 @@ def load(folder: WorkFolder) -> TrainingState | None:
     state.curve = [Judged(**point) for point in progress["curve"]]
     state.seconds_before, state.resumed = progress["seconds"], progress["resumed"] + 1
     now = surroundings()
-    changed = [f"{key} {progress.get(key)} before, {now[key]} after" for key in now if progress.get(key) != now[key]]
+    changed = [
+        f"{key} {progress.get(key)} before, {now[key]} after" for key in now if progress.get(key) != now[key]
+    ]
     if changed:
         state.notes.append(
-            f"stopped after step {state.step} and resumed in other surroundings ({', '.join(changed)}): the last bits may "
-            "differ from those of a run that was not stopped"
+            f"stopped after step {state.step} and resumed in other surroundings ({', '.join(changed)}): the last bits "
+            "may differ from those of a run that was not stopped"
         )
     return state
 
 
 @torch.no_grad()
-def put_back(state: TrainingState, student: Student, optimizer: torch.optim.Optimizer, folder: WorkFolder) -> None:
+def put_back(
+    state: TrainingState, student: Student, optimizer: torch.optim.Optimizer, folder: WorkFolder
+) -> None:
     """Give student, optimizer and best state the tensors that were kept."""
     values = folder.values()
     trained = {**student.masters(), **student.rates()}
     if set(values["masters"]) != set(trained):
-        raise UsageError(f"{folder.path}: what was kept belongs to another model. Delete that folder to start anew.")
+        raise UsageError(
+            f"{folder.path}: what was kept belongs to another model. Delete that folder to start anew."
+        )
     for name, master in trained.items():
         master.copy_(values["masters"][name])
     whole: dict[str, Any] = optimizer.state_dict()

@@ -1,8 +1,8 @@
 """A compressed model to be trained: its packed matrices taken apart, all else that is trained beside them.
 
-What changes in a step: `settle` makes gradients of what the backward passes have collected, an optimizer moves the masters,
-`refresh` makes what the model computes with. `tensors` gives what is to be stored, in the types and shapes that the folder
-has; it is exactly what the model computes with.
+What changes in a step: `settle` makes gradients of what the backward passes have collected, an optimizer moves the
+masters, `refresh` makes what the model computes with. `tensors` gives what is to be stored, in the types and shapes
+that the folder has; it is exactly what the model computes with.
 """
 
 from collections.abc import Iterator, Sequence
@@ -46,12 +46,16 @@ class Student:
 
     def masters(self) -> dict[str, nn.Parameter]:
         """What the optimizer moves, but for what `rates` gives."""
-        found = {f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.masters().items()}
+        found = {
+            f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.masters().items()
+        }
         return found | {name: plain.master for name, plain in self.plain.items()}
 
     def rates(self) -> dict[str, nn.Parameter]:
         """The same of what is trained relative to its size: scales and minima."""
-        return {f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.rates().items()}
+        return {
+            f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.rates().items()
+        }
 
     def settle(self) -> None:
         """Give the masters their gradients."""
@@ -78,7 +82,11 @@ class Student:
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return what the model computes with, in the types in which it is stored."""
-        found = {f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.snapshot().items()}
+        found = {
+            f"{name}/{key}": each
+            for name, weight in self.weights()
+            for key, each in weight.snapshot().items()
+        }
         return found | {name: plain.stored() for name, plain in self.plain.items()}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:

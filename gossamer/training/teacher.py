@@ -1,7 +1,7 @@
 """Who teaches: what a student's predictions are held to.
 
-A teacher gives an answer for some windows of text. An answer knows how far predictions are from it, whatever it is itself:
-the logits of a dense parent here, or stored lessons.
+A teacher gives an answer for some windows of text. An answer knows how far predictions are from it, whatever it is
+itself: the logits of a dense parent here, or stored lessons.
 
 B windows of L tokens, T = B L tokens, V entries of the vocabulary.
 """
@@ -26,8 +26,10 @@ class Answer(Protocol):
         """The outputs of its layers [B, L, D], of the embedding first; empty where they were not asked for."""
 
     def divergence(self, logits_TV: Tensor, weight_T: Tensor, temperature: float) -> Tensor:
-        """Return sum over T of weight * KL(teacher || student) in nats, both at the temperature, with a gradient for the
-        logits. To be called once."""
+        """Return temperature^2 * sum over T of weight * KL(teacher || student), in nats, both at the temperature.
+
+        It has a gradient for the logits, and is to be asked for once.
+        """
 
 
 class Teacher(Protocol):
@@ -43,8 +45,8 @@ class Teacher(Protocol):
 class DenseTeacher:
     """The dense parent, run by transformers whenever it is asked.
 
-    Its answers for windows of `judged`, which are asked for time and again, cost its head alone from the second time on,
-    and are exact (float32); others are in mixed precision where the machine is faster so.
+    Its answers for windows of `judged`, which are asked for time and again, cost its head alone from the second time
+    on, and are exact (float32); others are in mixed precision where the machine is faster so.
     """
 
     def __init__(self, parent: str | Path, judged: Collection[int] = ()) -> None:

@@ -1,0 +1,93 @@
+"""`gossamer recover`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Out, Overwrite, Resume
+from gossamer.cli.output import notes_of, print_result
+from gossamer.cli.start import start
+
+
+def recover(
+    model: Annotated[
+        str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")
+    ],
+    parent: Annotated[str, typer.Option(help="The dense model that it was made of.")],
+    text: Annotated[
+        list[str],
+        typer.Option(help="Text to learn from: file, folder or data set. May be given several times."),
+    ],
+    out: Out,
+    minutes: Annotated[float | None, typer.Option(help="What the whole run may take.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")] = None,
+    train: Annotated[
+        str,
+        typer.Option(
+            help="all kept weights; lora: masked adapters, merged at the end; norms: norms and biases."
+        ),
+    ] = "all",
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Train the token embedding and the output head too.")
+    ] = False,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: 2e-4; 1e-3 for lora and norms.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Windows in a step.")] = 4,
+    length: Annotated[
+        int | None, typer.Option(help="Tokens in a window. Default: 512, or what the model can take.")
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of the adapters of lora.")] = 16,
+    temperature: Annotated[float, typer.Option(help="Of the divergence from the parent.")] = 1.0,
+    labels: Annotated[float, typer.Option(help="Weight of the cross entropy of the text itself.")] = 0.0,
+    hidden: Annotated[float, typer.Option(help="Weight of the parent's hidden states (SquareHead).")] = 0.0,
+    checkpointing: Annotated[
+        bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Which windows come when.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")
+    ] = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_: Json = False,
+) -> None:
+    """Train a compressed model back towards its parent: the same formats, bytes and zeros."""
+    start(model)
+    from gossamer.cli.show.progress import progress_bars
+    from gossamer.cli.show.training import print_plan, print_recovered
+    from gossamer.training.plan import plan
+    from gossamer.training.recover import recover as run
+    from gossamer.training.settings import TrainingSettings
+
+    settings = TrainingSettings(
+        train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
+        temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
+    )  # fmt: skip
+    try:
+        with progress_bars() as progress:
+            if dry_run:
+                planned = plan(
+                    model,
+                    parent=parent,
+                    text=text,
+                    minutes=minutes,
+                    steps=steps,
+                    settings=settings,
+                    progress=progress,
+                )
+            else:
+                result = run(
+                    model, parent=parent, text=text, out=out, minutes=minutes, steps=steps, settings=settings,
+                    overwrite=overwrite, resume=resume, progress=progress,
+                )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        if not (kept := notes_of(interrupt)):
+            raise
+        typer.echo(f"gossamer: interrupted{kept}", err=True)
+        sys.exit(INTERRUPTED)
+    if dry_run:
+        print_result(planned, json_, print_plan)
+    else:
+        print_result(result, json_, print_recovered)
