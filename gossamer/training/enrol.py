@@ -103,9 +103,10 @@ class _Enrolment:
         return {WHOLE: FixedWeight(packed.unpack())}
 
     def dense(self) -> None:
-        """Take over the linears, and with the embeddings those, that are stored as they are."""
+        """Take over the linears, and with the embeddings the table of tokens, that are stored as they are."""
         inside = {name for block in self.architecture.blocks for name in self.architecture.linears(block)}
-        names = [*self.architecture.embeddings, *self.architecture.all_linears]
+        token = self.architecture.token_embedding
+        names = [*([] if token is None else [token]), *self.architecture.all_linears]
         held: dict[int, FloatWeight] = {}
         for name in names:
             module = self.model.get_submodule(name)
@@ -130,10 +131,11 @@ class _Enrolment:
         return FloatWeight(weight_OI, mask_OI, stored_dtype(self.source, matrix.parameter))
 
     def plain(self) -> None:
-        """Train norms and biases, and with all weights what else is in the blocks."""
+        """Train norms and biases, and with all weights what else is in the blocks, or a table of positions."""
         blocks = tuple(f"{name}." for name in self.architecture.blocks)
+        tables = () if self.excluded else tuple(f"{name}." for name in self.architecture.embeddings)
         for name, parameter in self.model.named_parameters():
-            if parameter.ndim == 1 or (self.mode == "all" and name.startswith(blocks)):
+            if parameter.ndim == 1 or (self.mode == "all" and name.startswith((*blocks, *tables))):
                 self.student.plain[name] = PlainWeight(parameter, stored_dtype(self.source, name))
             elif name.startswith(blocks) and self.mode == "lora":
                 self.others_left_out.append(name)

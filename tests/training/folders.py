@@ -31,12 +31,10 @@ RECIPES = {
 }
 
 
-def compressed(
-    form: str, place: Path, text: Path, kind: str = "llama", dtype: torch.dtype = torch.bfloat16
-) -> tuple[Path, Path]:
-    """Write a tiny dense model and what a recipe makes of it; return both folders."""
+def compress_tiny(form: str, place: Path, text: Path, kind: str = "llama") -> tuple[Path, Path]:
+    """Write a tiny dense model in bfloat16, and what a recipe makes of it; return both folders."""
     parent, small = place / f"tiny-{kind}", place / "small"
-    save_tiny(kind, parent, dtype=dtype)
+    save_tiny(kind, parent, dtype=torch.bfloat16)
     recipe = "calibration: {samples: 4, length: 32}\nsteps:\n" + RECIPES[form]
     gossamer.compress(parent, parse_recipe(recipe), out=small, text=str(text))
     return parent, small

@@ -16,7 +16,8 @@ from gossamer.training.enrol import enrol
 from gossamer.training.student import Student
 from tests.conftest import read_packed
 from tests.models import save_tiny, tiny_inputs
-from tests.training.folders import RECIPES, compressed
+from tests.training.conftest import Folders
+from tests.training.folders import RECIPES
 
 
 def student_of(folder: Path, mode: str = "all", *, embeddings: bool = True) -> Student:
@@ -44,9 +45,9 @@ def one_step(student: Student, rate: float = 5e-2) -> None:
 
 @pytest.mark.parametrize("form", RECIPES)
 def test_every_part_has_exactly_the_values_that_its_packed_form_means(
-    form: str, text: Path, tmp_path: Path
+    form: str, folders: Folders, tmp_path: Path
 ) -> None:
-    _, small = compressed(form, tmp_path, text)
+    _, small = folders(form)
     student = student_of(small)
     manifest = read_manifest(small)
     packed = read_packed(small, manifest)
@@ -63,9 +64,9 @@ def test_every_part_has_exactly_the_values_that_its_packed_form_means(
 
 @pytest.mark.parametrize("form", RECIPES)
 def test_after_a_step_what_is_packed_is_what_the_model_computes_with_in_the_same_forms_and_zeros(
-    form: str, text: Path, tmp_path: Path
+    form: str, folders: Folders, tmp_path: Path
 ) -> None:
-    _, small = compressed(form, tmp_path, text)
+    _, small = folders(form)
     student = student_of(small)
     before = {name: weight.working_OI.clone() for name, weight in student.weights()}
     one_step(student)
@@ -91,8 +92,10 @@ def test_after_a_step_what_is_packed_is_what_the_model_computes_with_in_the_same
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma3", "gpt2", "opt"])
-def test_logits_are_those_of_the_folder_as_a_user_loads_it(kind: str, text: Path, tmp_path: Path) -> None:
-    _, small = compressed("half int4", tmp_path, text, kind)
+def test_logits_are_those_of_the_folder_as_a_user_loads_it(
+    kind: str, folders: Folders, tmp_path: Path
+) -> None:
+    _, small = folders("half int4", kind)
     ids = tiny_inputs(kind)
     with torch.no_grad():
         wanted = gossamer.load(small).model(**ids).logits
@@ -100,8 +103,8 @@ def test_logits_are_those_of_the_folder_as_a_user_loads_it(kind: str, text: Path
     torch.testing.assert_close(own, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_are_those_of_autograd_at_the_kept_places(text: Path, tmp_path: Path) -> None:
-    _, small = compressed("low rank", tmp_path, text)
+def test_gradients_are_those_of_autograd_at_the_kept_places(folders: Folders, tmp_path: Path) -> None:
+    _, small = folders("low rank")
     gossamer.export(small, tmp_path / "dense")
     dense = gossamer.load(tmp_path / "dense", dtype=torch.float32).model
     student = student_of(small)
@@ -125,8 +128,8 @@ def test_gradients_are_those_of_autograd_at_the_kept_places(text: Path, tmp_path
     torch.testing.assert_close(student.plain["model.norm.weight"].master.grad, norm, rtol=1e-3, atol=1e-6)
 
 
-def test_tied_embeddings_are_trained_once_from_both_ends(text: Path, tmp_path: Path) -> None:
-    _, small = compressed("half int4", tmp_path, text, "qwen2")
+def test_tied_embeddings_are_trained_once_from_both_ends(folders: Folders, tmp_path: Path) -> None:
+    _, small = folders("half int4", "qwen2")
     student = student_of(small)
     ends = [name for name in student.packed if "layers" not in name]
     assert ends == ["model.embed_tokens"]
@@ -134,8 +137,10 @@ def test_tied_embeddings_are_trained_once_from_both_ends(text: Path, tmp_path: P
     assert head.parts["weight"] is student.packed["model.embed_tokens"].parts["weight"]
 
 
-def test_a_dense_folder_has_no_zeros_to_keep_and_a_pruned_one_keeps_them(text: Path, tmp_path: Path) -> None:
-    parent, small = compressed("float", tmp_path, text)
+def test_a_dense_folder_has_no_zeros_to_keep_and_a_pruned_one_keeps_them(
+    folders: Folders, tmp_path: Path
+) -> None:
+    parent, small = folders("float")
     dense = student_of(parent)
     assert any("no zeros to keep" in note for note in dense.notes)
     assert dense.num_removed() == 0
@@ -150,8 +155,8 @@ def test_a_dense_folder_has_no_zeros_to_keep_and_a_pruned_one_keeps_them(text: P
             assert float(masks[name].float().mean()) > 0.4
 
 
-def test_what_is_not_trained_is_said(text: Path, tmp_path: Path) -> None:
-    _, small = compressed("half int4", tmp_path, text)
+def test_what_is_not_trained_is_said(folders: Folders, tmp_path: Path) -> None:
+    _, small = folders("half int4")
     student = student_of(small, embeddings=False)
     assert any("embeddings and output head" in note and "not trained" in note for note in student.notes)
     assert all("layers" in name for name in student.packed)
@@ -161,8 +166,8 @@ def test_what_is_not_trained_is_said(text: Path, tmp_path: Path) -> None:
     assert set(norms.masters()) == set(norms.plain)
 
 
-def test_linears_that_were_not_compressed_are_trained_too(text: Path, tmp_path: Path) -> None:
-    _, small = compressed("some", tmp_path, text)
+def test_linears_that_were_not_compressed_are_trained_too(folders: Folders, tmp_path: Path) -> None:
+    _, small = folders("some")
     student = student_of(small, embeddings=False)
     assert len(student.packed) == 6
     assert len(student.dense) == 8
