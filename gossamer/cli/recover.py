@@ -10,45 +10,55 @@ from gossamer.cli.output import notes_of, print_result
 from gossamer.cli.start import start
 
 
+Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")]
+Parent = Annotated[str, typer.Option(help="The dense model that it was made of.")]
+Text = Annotated[
+    list[str], typer.Option(help="Text to learn from: file, folder or data set. May be given several times.")
+]
+Minutes = Annotated[float | None, typer.Option(help="What the whole run may take.")]
+Steps = Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")]
+Train = Annotated[
+    str,
+    typer.Option(help="all kept weights; lora: masked adapters, merged at the end; norms: norms and biases."),
+]
+Embeddings = Annotated[
+    bool, typer.Option("--embeddings", help="Train the token embedding and the output head too.")
+]
+Rate = Annotated[float | None, typer.Option(help="Default: 2e-4; 1e-3 for lora and norms.")]
+Batch = Annotated[int, typer.Option(help="Windows in a step.")]
+Length = Annotated[
+    int | None, typer.Option(help="Tokens in a window. Default: 512, or what the model can take.")
+]
+Rank = Annotated[int, typer.Option(help="Of the adapters of lora.")]
+Temperature = Annotated[float, typer.Option(help="Of the divergence from the parent.")]
+Labels = Annotated[float, typer.Option(help="Weight of the cross entropy of the text itself.")]
+Hidden = Annotated[float, typer.Option(help="Weight of the parent's hidden states (SquareHead).")]
+Checkpointing = Annotated[
+    bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Which windows come when.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")]
+
+
 def recover(
-    model: Annotated[
-        str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")
-    ],
-    parent: Annotated[str, typer.Option(help="The dense model that it was made of.")],
-    text: Annotated[
-        list[str],
-        typer.Option(help="Text to learn from: file, folder or data set. May be given several times."),
-    ],
+    model: Small,
+    parent: Parent,
+    text: Text,
     out: Out,
-    minutes: Annotated[float | None, typer.Option(help="What the whole run may take.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")] = None,
-    train: Annotated[
-        str,
-        typer.Option(
-            help="all kept weights; lora: masked adapters, merged at the end; norms: norms and biases."
-        ),
-    ] = "all",
-    embeddings: Annotated[
-        bool, typer.Option("--embeddings", help="Train the token embedding and the output head too.")
-    ] = False,
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Default: 2e-4; 1e-3 for lora and norms.")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Windows in a step.")] = 4,
-    length: Annotated[
-        int | None, typer.Option(help="Tokens in a window. Default: 512, or what the model can take.")
-    ] = None,
-    rank: Annotated[int, typer.Option(help="Of the adapters of lora.")] = 16,
-    temperature: Annotated[float, typer.Option(help="Of the divergence from the parent.")] = 1.0,
-    labels: Annotated[float, typer.Option(help="Weight of the cross entropy of the text itself.")] = 0.0,
-    hidden: Annotated[float, typer.Option(help="Weight of the parent's hidden states (SquareHead).")] = 0.0,
-    checkpointing: Annotated[
-        bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Which windows come when.")] = 0,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")
-    ] = False,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    train: Train = "all",
+    embeddings: Embeddings = False,
+    learning_rate: Rate = None,
+    batch: Batch = 4,
+    length: Length = None,
+    rank: Rank = 16,
+    temperature: Temperature = 1.0,
+    labels: Labels = 0.0,
+    hidden: Hidden = 0.0,
+    checkpointing: Checkpointing = False,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
     overwrite: Overwrite = False,
     resume: Resume = False,
     json_: Json = False,

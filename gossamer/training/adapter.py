@@ -1,7 +1,7 @@
 """Masked low-rank adapters: W + B A at the kept places, and nowhere else, so that merging adds no weight.
 
-LoRA (Hu et al. 2021, arXiv 2106.09685) with the mask of PERP's mergeable variant (Zimmer et al. 2023, arXiv 2312.15230,
-section 3.2): the product is masked in training already, so what is merged is what was trained.
+LoRA (Hu et al. 2021, arXiv 2106.09685), masked so that it can be merged (PERP, Zimmer et al. 2023, arXiv 2312.15230):
+the product is masked in training already, so that what is merged is what was trained.
 
 O output features, I input features, R the rank.
 """

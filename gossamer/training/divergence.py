@@ -3,7 +3,7 @@
     KL_T = sum over V of p (log p - log q)      p = softmax(t / tau), q = softmax(z / tau)
     d tau^2 KL / dz = tau (q - p)
 
-The factor tau^2 keeps gradients alike at all temperatures (Hinton et al. 2015, arXiv 1503.02531, section 2.1). The
+The factor tau^2 keeps gradients alike at all temperatures (Hinton et al. 2015, arXiv 1503.02531, section 2). The
 gradient takes the place of the teacher's logits, so that logits are held twice and not four times; softmaxes are
 computed in float32 over a few rows at a time, which stay in the cache.
 

@@ -2,7 +2,7 @@
 
     loss = tau^2 KL(teacher || student) + labels * cross entropy + hidden * mean over layers |h - h_t|^2 / |h_t|^2
 
-The last is SquareHead (Kurtic et al. 2023, arXiv 2310.06927, eq. 2): each layer's squared error over the teacher's mean
+The last is SquareHead (Kurtic et al. 2023, arXiv 2310.06927): each layer's squared error over the teacher's mean
 square. KL alone, the default, cannot gain by learning what the text is about.
 
 B windows of L tokens, T = B L tokens, V entries of the vocabulary.

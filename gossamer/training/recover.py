@@ -20,9 +20,9 @@ from gossamer.training.record import Facts, write
 from gossamer.training.schedule import Schedule, check_effort
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.state import TrainingState, load, put_back
-from gossamer.training.student import optimizer_bytes
+from gossamer.training.student import Student, optimizer_bytes
 from gossamer.training.teacher import DenseTeacher
-from gossamer.training.text import read_text
+from gossamer.training.text import TrainingText, read_text
 from gossamer.version import __version__
 
 SECONDS_OF_WRITING = 2.0
@@ -78,40 +78,75 @@ def recover(
     student_source, parent_source = open_both(model, parent)
     check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
     words = read_text(student_source, texts, settings.length, settings.seed, progress)
+    given = _Given(student_source, parent_source, words, settings, minutes, steps)
     with (
         PeakMemory() as memory,
         WorkFolder(out, resume, "steps") as work,
         FolderWriter(out, overwrite, work.path) as writer,
     ):
-        work.begin(_identity(student_source, parent_source, words.record, settings, steps, minutes))
+        work.begin(given.identity())
         state = load(work) or TrainingState(started=started)
-        began = time.monotonic()
-        student = enrol(
-            student_source,
-            settings.train,
-            embeddings=settings.embeddings,
-            rank=settings.rank,
-            seed=settings.seed,
-        )
-        for note in student.notes:
-            progress(note, 0, 0)
-        if settings.checkpointing:
-            student.checkpoint_blocks(student_source.architecture.blocks)
-        optimizer = optimizer_of(student, settings)
-        if state.resumed:
-            put_back(state, student, optimizer, work)
-        work.go()
-        state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
-        teacher = DenseTeacher(parent, words.held_out)
-        schedule = Schedule(steps, minutes, state.seconds)
-        train(Run(student, teacher, words, settings, schedule, optimizer, work, progress), state)
-        facts = Facts(
-            parent_source, teacher.record(), words, settings, minutes, steps, optimizer_bytes(optimizer)
-        )
-        del teacher, optimizer
+        student, facts = _trained(given, state, work, progress)
         record = write(student_source, student, state, facts, memory, writer, progress)
         writer.commit()
     return Recovered(out, record)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run was given."""
+
+    student: Source
+    parent: Source
+    text: TrainingText
+    settings: TrainingSettings
+    minutes: float | None
+    steps: int | None
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for a stopped run to go on."""
+        return {
+            "gossamer": __version__,
+            "model's sha256": self.student.fingerprint(),
+            "parent's sha256": self.parent.fingerprint(),
+            "text's fingerprint": self.text.record["fingerprint"],
+            **asdict(self.settings),
+            "steps": self.steps,
+            "minutes": self.minutes,
+            "bfloat16": bfloat16_pays(),
+        }
+
+
+def _trained(
+    given: _Given, state: TrainingState, work: WorkFolder, progress: Progress
+) -> tuple[Student, Facts]:
+    """Train; the teacher's memory is free again afterwards."""
+    began, settings = time.monotonic(), given.settings
+    student = enrol(
+        given.student, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
+    )
+    for note in student.notes:
+        progress(note, 0, 0)
+    if settings.checkpointing:
+        student.checkpoint_blocks(given.student.architecture.blocks)
+    optimizer = optimizer_of(student, settings)
+    if state.resumed:
+        put_back(state, student, optimizer, work)
+    work.go()
+    state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
+    teacher = DenseTeacher(given.parent.path, given.text.held_out)
+    schedule = Schedule(given.steps, given.minutes, state.seconds)
+    train(Run(student, teacher, given.text, settings, schedule, optimizer, work, progress), state)
+    facts = Facts(
+        given.parent,
+        teacher.record(),
+        given.text,
+        settings,
+        given.minutes,
+        given.steps,
+        optimizer_bytes(optimizer),
+    )
+    return student, facts
 
 
 def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
@@ -147,24 +182,3 @@ def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
             f"--parent {parent}: has {other:,} tokens, {model} {own:,}; they must have the same."
         )
     return student, teacher
-
-
-def _identity(
-    student: Source,
-    parent: Source,
-    text: dict[str, Any],
-    settings: TrainingSettings,
-    steps: int | None,
-    minutes: float | None,
-) -> dict[str, Any]:
-    """What has to be the same for a stopped run to go on."""
-    return {
-        "gossamer": __version__,
-        "model's sha256": student.fingerprint(),
-        "parent's sha256": parent.fingerprint(),
-        "text's fingerprint": text["fingerprint"],
-        **asdict(settings),
-        "steps": steps,
-        "minutes": minutes,
-        "bfloat16": bfloat16_pays(),
-    }
