@@ -9,7 +9,6 @@ from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Out, Overwrite, 
 from gossamer.cli.output import notes_of, print_result
 from gossamer.cli.start import start
 
-
 Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")]
 Parent = Annotated[str, typer.Option(help="The dense model that it was made of.")]
 Text = Annotated[
@@ -75,29 +74,19 @@ def recover(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
     )  # fmt: skip
+    if dry_run:
+        planned = plan(model, parent=parent, text=text, minutes=minutes, steps=steps, settings=settings)
+        print_result(planned, json_, print_plan)
+        return
     try:
         with progress_bars() as progress:
-            if dry_run:
-                planned = plan(
-                    model,
-                    parent=parent,
-                    text=text,
-                    minutes=minutes,
-                    steps=steps,
-                    settings=settings,
-                    progress=progress,
-                )
-            else:
-                result = run(
-                    model, parent=parent, text=text, out=out, minutes=minutes, steps=steps, settings=settings,
-                    overwrite=overwrite, resume=resume, progress=progress,
-                )  # fmt: skip
+            result = run(
+                model, parent=parent, text=text, out=out, minutes=minutes, steps=steps, settings=settings,
+                overwrite=overwrite, resume=resume, progress=progress,
+            )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not (kept := notes_of(interrupt)):
             raise
         typer.echo(f"gossamer: interrupted{kept}", err=True)
         sys.exit(INTERRUPTED)
-    if dry_run:
-        print_result(planned, json_, print_plan)
-    else:
-        print_result(result, json_, print_recovered)
+    print_result(result, json_, print_recovered)
