@@ -108,6 +108,7 @@ class _Enrolment:
         token = self.architecture.token_embedding
         names = [*([] if token is None else [token]), *self.architecture.all_linears]
         held: dict[int, FloatWeight] = {}
+        originals = dict(self.architecture.tied)
         for name in names:
             module = self.model.get_submodule(name)
             parameter = module._parameters.get("weight")
@@ -119,7 +120,8 @@ class _Enrolment:
                 matrix = self.architecture.matrix(name)
                 weight = self._dense_weight(matrix, name in inside)
                 held[id(parameter)] = weight
-                self.student.dense[name] = (matrix, weight)
+                original = originals.get(matrix.parameter, matrix.parameter)
+                self.student.dense[original.removesuffix(".weight")] = (matrix, weight)
             replace_module(self.model, name, _dense_module(module, held[id(parameter)]))
 
     def _dense_weight(self, matrix: Matrix, may_be_pruned: bool) -> FloatWeight:

@@ -9,16 +9,21 @@ O output features, I input features, n kept weights.
 """
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.training.adapter import Adapter
 
+Kind = Literal["weight", "code", "scale"]
+"""What a number that is trained is measured in: weights; steps of their grid; a scale's own size."""
+
 
 class KeptWeight(ABC):
     """One matrix whose kept weights are trained."""
 
+    kind: ClassVar[Kind] = "weight"
     values_n: nn.Parameter
     """float32, before rounding; collects the gradient of `working_OI` at the kept places."""
 
@@ -46,30 +51,25 @@ class KeptWeight(ABC):
         """Return mask_OI (bool): True where a weight is kept."""
         return self.place(torch.ones_like(self.values_n, dtype=torch.bool))
 
-    def masters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name: the values, or the adapter in their place."""
-        return {"values": self.values_n} if self.adapter is None else self.adapter.masters()
-
-    def rates(self) -> dict[str, nn.Parameter]:
-        """What is trained besides and relative to its size: nothing, or a grid's scales."""
-        return {}
+    def trained(self) -> dict[str, tuple[nn.Parameter, Kind]]:
+        """What the optimizer moves, by name: the values, or the adapter in their place."""
+        if self.adapter is None:
+            return {"values": (self.values_n, self.kind)}
+        return {name: (each, "weight") for name, each in self.adapter.masters().items()}
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Make `working_OI` from what is trained."""
-        values_n = self.values_n.detach()
-        if self.adapter is not None:
-            values_n = values_n + self.take(self.adapter.product())
-        self._write(values_n)
+        self._write(None if self.adapter is None else self.take(self.adapter.product()))
 
     @torch.no_grad()
     def settle(self) -> None:
         """Turn the gradient that was collected into those of what is trained."""
         if self.values_n.grad is None:
             return
-        self._settle(self.values_n.grad)
+        passed_n = self._settle(self.values_n.grad)
         if self.adapter is not None:
-            self.adapter.settle(self.place(self.values_n.grad))
+            self.adapter.settle(self.place(passed_n))
             self.values_n.grad = None
 
     @abstractmethod
@@ -81,12 +81,12 @@ class KeptWeight(ABC):
         """Have the values of a snapshot; an adapter is merged into them and begins anew."""
 
     @abstractmethod
-    def _write(self, values_n: Tensor) -> None:
-        """Set `working_OI` to these values, rounded."""
+    def _write(self, added_n: Tensor | None) -> None:
+        """Set `working_OI` to the values, and what an adapter adds to them, rounded."""
 
     @abstractmethod
-    def _settle(self, grad_n: Tensor) -> None:
-        """Let the gradient pass the rounding, in place."""
+    def _settle(self, grad_n: Tensor) -> Tensor:
+        """Return the gradient of the weights before rounding; set that of the values and of what goes with them."""
 
 
 class FloatWeight(KeptWeight):
@@ -108,12 +108,13 @@ class FloatWeight(KeptWeight):
             self.adapter.clear()
         self.refresh()
 
-    def _write(self, values_n: Tensor) -> None:
+    def _write(self, added_n: Tensor | None) -> None:
+        values_n = self.values_n.detach() if added_n is None else self.values_n.detach() + added_n
         rounded_n = values_n.to(self.dtype).float()
         if self.index_n is None:
             self.working_OI.view(-1).copy_(rounded_n)
         else:
             self.working_OI.view(-1).scatter_(0, self.index_n, rounded_n)
 
-    def _settle(self, grad_n: Tensor) -> None:
-        return
+    def _settle(self, grad_n: Tensor) -> Tensor:
+        return grad_n

@@ -28,7 +28,7 @@ from gossamer.progress import Progress
 from gossamer.training.objective import loss_of, weights_of
 from gossamer.training.precision import mixed_precision
 from gossamer.training.schedule import Schedule
-from gossamer.training.settings import SCALE_RATE, TrainingSettings
+from gossamer.training.settings import FACTORS, TrainingSettings
 from gossamer.training.state import Judged, TrainingState, put_back, save
 from gossamer.training.student import Student
 from gossamer.training.teacher import Teacher
@@ -56,11 +56,11 @@ class Run:
 
 def optimizer_of(student: Student, settings: TrainingSettings) -> torch.optim.AdamW:
     """Return AdamW for the masters of a student: its moments exist for kept weights only."""
-    groups = [
-        {"params": list(student.masters().values()), "factor": settings.rate},
-        {"params": list(student.rates().values()), "factor": SCALE_RATE * settings.rate},
-    ]
-    groups = [group for group in groups if group["params"]]
+    groups = []
+    for kind, factor in FACTORS.items():
+        params = [master for master, own in student.trained().values() if own == kind]
+        if params:
+            groups.append({"params": params, "factor": factor * settings.rate})
     return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 

@@ -74,17 +74,18 @@ class _Product(torch.autograd.Function):
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         rounded = x.to(dtype)
-        ctx.save_for_backward(rounded)
+        ctx.save_for_backward(*([rounded] if ctx.needs_input_grad[1] else []))
         ctx.weight, ctx.input_dtype = weight, x.dtype
         return functional.linear(rounded, weight.working_OI.to(dtype))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (x,), y_gradient = ctx.saved_tensors, gradients[0]
+        y_gradient = gradients[0]
         x_gradient = values_gradient = None
         if ctx.needs_input_grad[0]:
             x_gradient = (y_gradient @ ctx.weight.working_OI.to(y_gradient.dtype)).to(ctx.input_dtype)
         if ctx.needs_input_grad[1]:
+            (x,) = ctx.saved_tensors
             y_TO, x_TI = y_gradient.reshape(-1, y_gradient.shape[-1]), x.reshape(-1, x.shape[-1])
             values_gradient = _kept(ctx.weight, y_TO.T @ x_TI)
         return x_gradient, values_gradient, None

@@ -67,7 +67,7 @@ def plan(
     student = enrol(
         source, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
     )
-    moved = sum(each.numel() for each in (*student.masters().values(), *student.rates().values()))
+    moved = sum(each.numel() for each in student.masters().values())
     kept, removed = student.num_kept(), student.num_removed()
     zeros = removed if settings.train == "all" else 0
     # a matrix as it is computed with; values, gradients and places of what is kept; the dense parent

@@ -159,8 +159,7 @@ def _dense(student: Student, source: Source, new: dict[str, Tensor]) -> dict[str
     for name, tensor in source.model.state_dict().items():
         if name not in copies:
             tensors[name] = new.get(name, tensor)
-    missing = set(new) - set(tensors) - copies
-    assert not missing, missing
+    assert set(new) <= set(tensors), set(new) - set(tensors)
     return tensors
 
 

@@ -4,12 +4,13 @@ import math
 from dataclasses import dataclass
 
 from gossamer.errors import UsageError
+from gossamer.training.kept import Kind
 from gossamer.training.objective import Objective
 from gossamer.training.student import MODES, Mode
 
 LEARNING_RATES: dict[Mode, float] = {"all": 2e-4, "lora": 1e-3, "norms": 1e-3}
-SCALE_RATE = 5.0
-"""Scales change by so many times the learning rate, relative to their size."""
+FACTORS: dict[Kind, float] = {"weight": 1.0, "code": 100.0, "scale": 5.0}
+"""A step of AdamW at a learning rate of 1: in weights, in codes before they are rounded, in shares of a scale."""
 TOKENS_AT_ONCE = 1024
 """In one forward pass, where windows are not longer."""
 

@@ -78,7 +78,7 @@ def save(
     """Keep the state of a run between two steps."""
     record = {key: getattr(state, key) for key in RECORDED}
     curve = [asdict(point) for point in state.curve]
-    trained = {**student.masters(), **student.rates()}
+    trained = student.masters()
     values = {
         "masters": {name: master.detach() for name, master in trained.items()},
         "optimizer": optimizer.state_dict()["state"],
@@ -114,7 +114,7 @@ def put_back(
 ) -> None:
     """Give student, optimizer and best state the tensors that were kept."""
     values = folder.values()
-    trained = {**student.masters(), **student.rates()}
+    trained = student.masters()
     if set(values["masters"]) != set(trained):
         raise UsageError(
             f"{folder.path}: what was kept belongs to another model. Delete that folder to start anew."

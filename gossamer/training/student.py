@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from gossamer.checkpoint.matrix import Matrix
-from gossamer.training.kept import FloatWeight, KeptWeight
+from gossamer.training.kept import FloatWeight, KeptWeight, Kind
 from gossamer.training.matrix import WHOLE, TrainedMatrix
 from gossamer.training.plain import PlainWeight
 
@@ -44,18 +44,16 @@ class Student:
         for name, (_matrix, weight) in self.dense.items():
             yield f"{name}/{WHOLE}", weight
 
-    def masters(self) -> dict[str, nn.Parameter]:
-        """What the optimizer moves, but for what `rates` gives."""
-        found = {
-            f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.masters().items()
-        }
-        return found | {name: plain.master for name, plain in self.plain.items()}
+    def trained(self) -> dict[str, tuple[nn.Parameter, Kind]]:
+        """What the optimizer moves, by name, and what each is measured in."""
+        found: dict[str, tuple[nn.Parameter, Kind]] = {}
+        for name, weight in self.weights():
+            found |= {f"{name}/{key}": each for key, each in weight.trained().items()}
+        return found | {name: (plain.master, "weight") for name, plain in self.plain.items()}
 
-    def rates(self) -> dict[str, nn.Parameter]:
-        """The same of what is trained relative to its size: scales and minima."""
-        return {
-            f"{name}/{key}": each for name, weight in self.weights() for key, each in weight.rates().items()
-        }
+    def masters(self) -> dict[str, nn.Parameter]:
+        """The same, the numbers alone."""
+        return {name: master for name, (master, _kind) in self.trained().items()}
 
     def settle(self) -> None:
         """Give the masters their gradients."""
@@ -75,7 +73,7 @@ class Student:
         """Forget what was collected, and the gradients of the masters."""
         for _name, weight in self.weights():
             weight.values_n.grad = None
-        for each in (*self.masters().values(), *self.rates().values()):
+        for each in self.masters().values():
             each.grad = None
         for plain in self.plain.values():
             plain.parameter.grad = None

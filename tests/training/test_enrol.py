@@ -30,12 +30,15 @@ def parts_of(packed: PackedWeight) -> dict[str, PackedWeight]:
 
 def one_step(student: Student, rate: float = 5e-2) -> None:
     """Move everything that is trained, by a loss that reaches all of it."""
-    optimizer = torch.optim.SGD([*student.masters().values(), *student.rates().values()], lr=rate)
+    kinds = {"weight": rate, "code": 1.0, "scale": rate}
+    optimizer = torch.optim.SGD(
+        [{"params": [each], "lr": kinds[kind]} for each, kind in student.trained().values()]
+    )
     ids_BT = tiny_inputs("llama")["input_ids"]
     logits = student.model(ids_BT, use_cache=False).logits
     functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids_BT[:, 1:].flatten()).backward()
     student.settle()
-    for each in (*student.masters().values(), *student.rates().values()):
+    for each in student.masters().values():
         assert each.grad is not None
         each.grad /= each.grad.abs().max().clamp_min(1e-12)
     optimizer.step()

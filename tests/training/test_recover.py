@@ -168,6 +168,19 @@ def test_a_dense_folder_is_trained_and_stays_one(folders: Folders, text: Path, t
     assert gossamer.inspect(tmp_path / "out").kind == "safetensors"
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "gemma3"])
+def test_other_families_are_trained_with_all_that_they_have(
+    kind: str, folders: Folders, text: Path, tmp_path: Path
+) -> None:
+    parent, small = folders("half int4", kind)
+    settings = replace(QUICK, embeddings=True, learning_rate=1e-2)
+    monotonous = recovered((parent, small), text, tmp_path / "out", steps=1, settings=settings)
+    assert monotonous.record["reload_max_difference"] < 1e-4
+    dense = recovered((parent, parent), text, tmp_path / "dense", steps=1, settings=settings)
+    assert dense.record["reload_max_difference"] < 1e-4
+    assert set(read_tensors(tmp_path / "dense")) == set(read_tensors(parent))
+
+
 def test_all_parts_of_the_objective_can_be_asked_for(folders: Folders, text: Path, tmp_path: Path) -> None:
     settings = replace(QUICK, temperature=2.0, labels=0.5, hidden=1.0, checkpointing=True, embeddings=True)
     result = recovered(folders("half int4", "qwen2"), text, tmp_path / "out", settings=settings)
