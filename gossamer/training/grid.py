@@ -24,6 +24,9 @@ from gossamer.formats.quantized import Quantized
 from gossamer.methods.solve.grid import nonzero, to_float16
 from gossamer.training.kept import KeptWeight, Kind
 
+WITHIN_CELL = 0.45
+"""Of a step of the grid, from the middle of a cell: rounding changes at 0.5."""
+
 
 class GridWeight(KeptWeight):
     """Kept weights that are stored as codes with scales; `values_n` are codes before they are rounded."""
@@ -45,6 +48,17 @@ class GridWeight(KeptWeight):
             "scale": (self.growth_OG, "scale"),
         }
         return found if self.shift_OG is None else {**found, "minimum": (self.shift_OG, "scale")}
+
+    @torch.no_grad()
+    def lean(self, wanted_OI: Tensor) -> None:
+        """Begin beside the middle of each code's cell, towards these weights. What is rounded stays as it is.
+
+        A code between two weights that would do as well then needs little to change, and one that is sure needs much.
+        """
+        scale_OI = nonzero(self.scale_OG).repeat_interleave(self.group_size, 1)
+        beside_OI = (wanted_OI - self.working_OI).div_(scale_OI)
+        self.values_n.add_(self.take(beside_OI).clamp(-WITHIN_CELL, WITHIN_CELL))
+        self.refresh()
 
     def quantized(self) -> Quantized:
         """Return the codes and scales that `working_OI` is made of; removed weights have the code in the middle."""

@@ -129,12 +129,13 @@ def _trained(
         progress(note, 0, 0)
     if settings.checkpointing:
         student.checkpoint_blocks(given.student.architecture.blocks)
+    teacher = DenseTeacher(given.parent.path, given.text.held_out)
+    student.lean(teacher.model, given.student.architecture)
     optimizer = optimizer_of(student, settings)
     if state.resumed:
         put_back(state, student, optimizer, work)
     work.go()
     state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
-    teacher = DenseTeacher(given.parent.path, given.text.held_out)
     schedule = Schedule(given.steps, given.minutes, state.seconds)
     train(Run(student, teacher, given.text, settings, schedule, optimizer, work, progress), state)
     facts = Facts(

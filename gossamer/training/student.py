@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from gossamer.checkpoint.architecture import Architecture
 from gossamer.checkpoint.matrix import Matrix
+from gossamer.training.grid import GridWeight
 from gossamer.training.kept import FloatWeight, KeptWeight, Kind
-from gossamer.training.matrix import WHOLE, TrainedMatrix
+from gossamer.training.matrix import LEFT, RESIDUAL, RIGHT, WHOLE, TrainedMatrix
 from gossamer.training.plain import PlainWeight
 
 Mode = Literal["all", "lora", "norms"]
@@ -54,6 +56,16 @@ class Student:
     def masters(self) -> dict[str, nn.Parameter]:
         """The same, the numbers alone."""
         return {name: master for name, (master, _kind) in self.trained().items()}
+
+    def lean(self, parent: PreTrainedModel, architecture: Architecture) -> None:
+        """Let codes begin beside the middle of their cells, towards the parent's weights; no weight changes."""
+        for name, trained in self.packed.items():
+            weight = trained.parts.get(WHOLE, trained.parts.get(RESIDUAL))
+            if isinstance(weight, GridWeight):
+                wanted_OI = architecture.matrix(name).get(parent).float()
+                if LEFT in trained.parts:
+                    wanted_OI = wanted_OI - trained.parts[LEFT].working_OI @ trained.parts[RIGHT].working_OI
+                weight.lean(wanted_OI)
 
     def settle(self) -> None:
         """Give the masters their gradients."""

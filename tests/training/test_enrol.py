@@ -13,6 +13,7 @@ from gossamer.errors import UsageError
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.weight import PackedWeight
 from gossamer.training.enrol import enrol
+from gossamer.training.grid import GridWeight
 from gossamer.training.student import Student
 from tests.conftest import read_packed
 from tests.models import save_tiny, tiny_inputs
@@ -129,6 +130,26 @@ def test_gradients_are_those_of_autograd_at_the_kept_places(folders: Folders, tm
         torch.testing.assert_close(left.values_n.grad.view_as(wanted), wanted, rtol=1e-3, atol=1e-6)
     norm = dense.get_parameter("model.norm.weight").grad
     torch.testing.assert_close(student.plain["model.norm.weight"].master.grad, norm, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["half int4", "low rank int4", "int4 asymmetric"])
+def test_codes_begin_towards_the_parent_and_no_weight_changes(form: str, folders: Folders) -> None:
+    parent, small = folders(form)
+    student = student_of(small)
+    before = {name: weight.working_OI.clone() for name, weight in student.weights()}
+    centres = {name: weight.values_n.detach().clone() for name, weight in student.weights()}
+    dense = gossamer.load(parent, dtype=torch.float32).model
+    student.lean(dense, open_model(small).architecture)
+    for name, weight in student.weights():
+        assert torch.equal(weight.working_OI, before[name])
+        if isinstance(weight, GridWeight) and "layers" in name:
+            moved_n = weight.values_n.detach() - centres[name]
+            assert float(moved_n.abs().max()) <= 0.4501
+            assert float(moved_n.abs().mean()) > 0.05
+            if name.endswith("/weight"):
+                wanted_n = weight.take(dense.get_parameter(name.replace("/", ".")).detach() - before[name])
+                scale_n = weight.take(weight.scale_OG.repeat_interleave(weight.group_size, 1))
+                assert bool((wanted_n * moved_n * scale_n >= 0).all())
 
 
 def test_tied_embeddings_are_trained_once_from_both_ends(folders: Folders, tmp_path: Path) -> None:
