@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gossamer.frontier.search import search
     from gossamer.rotation.rotate import rotate
     from gossamer.training.lessons.teach import teach
+    from gossamer.training.recover import recover
 
 from gossamer.version import __version__ as __version__
 
@@ -29,12 +30,15 @@ _HOMES = {
     "evaluate": "gossamer.evaluation.evaluate",
     "benchmark": "gossamer.evaluation.speed.bench",
     "export": "gossamer.checkpoint.write.export",
+    "recover": "gossamer.training.recover",
     "rotate": "gossamer.rotation.rotate",
     "search": "gossamer.frontier.search",
     "teach": "gossamer.training.lessons.teach",
 }
 
-__all__ = ["benchmark", "compress", "evaluate", "export", "inspect", "load", "rotate", "search", "teach"]
+__all__ = [
+    "benchmark", "compress", "evaluate", "export", "inspect", "load", "recover", "rotate", "search", "teach",
+]  # fmt: skip
 
 autoload.install()
 

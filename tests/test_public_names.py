@@ -20,6 +20,7 @@ def test_the_public_verbs_are_these() -> None:
         "export",
         "inspect",
         "load",
+        "recover",
         "rotate",
         "search",
         "teach",
@@ -52,6 +53,9 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
+    assert arguments["recover"] == [
+        "model", "parent", "text", "out", "minutes", "steps", "settings", "overwrite", "resume", "progress",
+    ]  # fmt: skip
     assert arguments["rotate"] == [
         "model", "out", "what", "untie", "seed", "dtype", "overwrite", "progress",
     ]  # fmt: skip

@@ -19,6 +19,7 @@ from gossamer.cli.describe import inspect, report
 from gossamer.cli.generate import generate
 from gossamer.cli.measure import bench, demo, evaluate
 from gossamer.cli.output import notes_of
+from gossamer.cli.recover import recover
 from gossamer.cli.search import search
 from gossamer.cli.start import only_our_words
 from gossamer.cli.teach import teach
@@ -50,7 +51,7 @@ def _root(
 
 
 for command in (
-    inspect, compress, evaluate, bench, generate, search, teach, report, recipes, export, rotate, demo,
+    inspect, compress, recover, evaluate, bench, generate, search, teach, report, recipes, export, rotate, demo,
 ):  # fmt: skip
     app.command()(command)
 

@@ -10,6 +10,7 @@ import torch
 from gossamer.checkpoint.manifest import MANIFEST_NAME
 from gossamer.checkpoint.source import open_model
 from gossamer.checkpoint.untouched import untouched
+from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.checkpoint.write.writer import FolderWriter, Nowhere, check_target
 from gossamer.compression.job import Request, prepare
 from gossamer.compression.keeping import load, save
@@ -20,7 +21,6 @@ from gossamer.compression.preview import Preview, preview_of
 from gossamer.compression.record import effort, finish
 from gossamer.compression.selection import select
 from gossamer.compression.windows import with_calibration
-from gossamer.compression.work_folder import WorkFolder
 from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory

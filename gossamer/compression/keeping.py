@@ -14,11 +14,11 @@ from torch.utils._pytree import tree_map_only
 
 from gossamer.calibration.observe import BlockOutput, BlockRunner
 from gossamer.calibration.statistics import CPU
+from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.compression.job import Job
 from gossamer.compression.layer import BlockReport, LayerReport
 from gossamer.compression.sharing import Sharing
 from gossamer.compression.state import RunState
-from gossamer.compression.work_folder import WorkFolder
 
 SHARE_OF_TIME = 0.03
 FREE_SECONDS = 10.0

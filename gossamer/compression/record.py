@@ -19,8 +19,8 @@ from gossamer.checkpoint.write.writer import disk_errors
 from gossamer.compression.job import Job
 from gossamer.compression.outside import modules_outside_blocks
 from gossamer.compression.phase_clock import CHECK, OTHER, WRITE
-from gossamer.compression.reload_check import reload_difference
 from gossamer.compression.state import RunState
+from gossamer.evaluation.reload_check import reload_difference
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.version import __version__
 

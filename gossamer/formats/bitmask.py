@@ -31,6 +31,7 @@ from gossamer.formats.checks import (
 from gossamer.formats.integer import (
     check_quantized,
     check_scales,
+    from_signed,
     pack_scales,
     scale_specs,
     zero_scale_strips,
@@ -141,6 +142,13 @@ class BitmaskWeight(PackedWeight):
 
     def mask(self) -> Tensor:
         return reference.from_tiles(reference.bitmask_kept(self._tensors), *self.shape).contiguous()
+
+    def quantized(self) -> Quantized | None:
+        if "bits" not in self._meta:
+            return None
+        kept_SQL = reference.bitmask_kept(self._tensors)
+        signed_SQL = reference.bitmask_values(self._meta, self._tensors, kept_SQL)
+        return from_signed(self._meta, self._tensors, reference.from_tiles(signed_SQL, *self.shape))
 
 
 def integer_values(bits: int) -> str:

@@ -27,6 +27,7 @@ from torch import Tensor
 from gossamer.formats import dense, integer
 from gossamer.formats.bitmask import BitmaskWeight, check_mask, integer_values, strip_lengths
 from gossamer.formats.block import BlockWeight, block_mask
+from gossamer.formats.checks import FLOAT_DTYPES, require
 from gossamer.formats.dense import DenseWeight
 from gossamer.formats.factors import Factors
 from gossamer.formats.integer import IntegerWeight, check_quantized
@@ -114,6 +115,25 @@ def pack(
     )
     smallest = min(forms(shape, float_dtype, codes, pattern), key=expected_bytes)
     return _pack_as(smallest, matrix_OI, mask_OI, quantized, float_dtype)
+
+
+def repack(meta: Meta, weight_OI: Tensor, mask_OI: Tensor, quantized: Quantized | None) -> PackedWeight:
+    """Return other values in the form that `meta` declares (none of two factors): the same tensors, the same bytes.
+
+    `mask_OI` is that of the values which the form held; with codes, they decide and `weight_OI` is not read. Where a
+    zero means "removed" (`masked`), a kept weight that has become 0 is removed too.
+
+    FormatError when the form cannot hold them: NaN, too large, or a form of no mask with removed weights.
+    """
+    dtype = FLOAT_DTYPES.get(str(meta.get("values")), torch.float32)
+    matrix_OI = round_values(weight_OI, dtype) if quantized is None else quantized.codes_OI
+    mask: Tensor | None = mask_OI
+    if meta["format"] in ("dense", "integer"):
+        zero = 0 if quantized is None else integer.zero_code(quantized.bits)
+        mask = mask_OI & (matrix_OI != zero) if meta["masked"] else None
+    packed = _pack_as(meta, matrix_OI, mask, quantized, dtype)
+    require(packed.meta() == meta, "repack: declaration", dict(meta), packed.meta())
+    return packed
 
 
 def _pattern(matrix_OI: Tensor, mask_OI: Tensor, quantized: Quantized | None, dtype: torch.dtype) -> Pattern:

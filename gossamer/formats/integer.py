@@ -167,6 +167,13 @@ def pack_scales(quantized: Quantized) -> dict[str, Tensor]:
     return tensors
 
 
+def from_signed(meta: Meta, tensors: Mapping[str, Tensor], signed_OI: Tensor) -> Quantized:
+    """Return the codes and scales of stored values c = code - 2**(bits-1)."""
+    scale_OG, minimum_OG = reference.unpack_scales(meta, tensors)
+    codes_OI = (signed_OI.to(torch.int16) + (1 << (meta["bits"] - 1))).to(torch.uint8).contiguous()
+    return Quantized(codes_OI, scale_OG, minimum_OG, meta["bits"], meta["group_size"])
+
+
 def check_scales(tensors: Mapping[str, Tensor], num_outputs: int) -> None:
     """Raise FormatError unless scales and minima are finite, and zero in the rows of padding."""
     for name in ("scale", "minimum"):

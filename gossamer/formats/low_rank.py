@@ -120,6 +120,11 @@ class LowRankWeight(PackedWeight):
         assert left is not None and right is not None
         return Factors(left.unpack(), right.unpack())
 
+    def parts(self) -> dict[str, PackedWeight]:
+        """Return what it is made of by name: left, right and, where there is one, residual."""
+        named = {name: self._part(name) for name in ("left", "right", "residual")}
+        return {name: part for name, part in named.items() if part is not None}
+
     def mask(self) -> Tensor:
         return torch.ones(self.shape, dtype=torch.bool, device=next(iter(self._tensors.values())).device)
 

@@ -35,6 +35,7 @@ from gossamer.formats.checks import (
 from gossamer.formats.integer import (
     check_quantized,
     check_scales,
+    from_signed,
     pack_scales,
     scale_specs,
     zero_scale_strips,
@@ -173,6 +174,12 @@ class NmWeight(PackedWeight):
     def mask(self) -> Tensor:
         index_RWN, _ = reference.nm_entries(self._meta, self._tensors)
         return reference.nm_kept(self._meta, self._tensors, index_RWN).contiguous()
+
+    def quantized(self) -> Quantized | None:
+        if "bits" not in self._meta:
+            return None
+        signed_OI = reference.nm_placed(self._meta, *reference.nm_entries(self._meta, self._tensors))
+        return from_signed(self._meta, self._tensors, signed_OI)
 
 
 def fitting_patterns(mask_OI: Tensor) -> tuple[tuple[int, int], ...]:

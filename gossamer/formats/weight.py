@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gossamer.errors import FormatError
 from gossamer.formats.checks import Specs, check_tensors, fail
+from gossamer.formats.quantized import Quantized
 from gossamer.kernels import table
 from gossamer.kernels.declaration import Meta
 from gossamer.kernels.table import ACTIVATIONS, Operator
@@ -66,6 +67,13 @@ class PackedWeight(ABC):
     def num_zeros(self) -> int:
         """Return how many weights are exactly zero in `unpack()`; formats that can, count without unpacking."""
         return int((self.unpack() == 0).sum())
+
+    def quantized(self) -> Quantized | None:
+        """Return the codes and scales that were packed, None where values are floats.
+
+        Removed weights have the code in the middle.
+        """
+        return None
 
     def unpack(self) -> Tensor:
         """Return weight_OI in float32, exactly what the bytes mean."""

@@ -305,14 +305,19 @@ def nm_kept(meta: Meta, tensors: Tensors, index_RWN: Tensor) -> Tensor:
     return kept.scatter_(2, target, True).flatten(1)[:num_outputs, :num_inputs]
 
 
-def nm_unpack(meta: Meta, tensors: Tensors) -> Tensor:
-    """Return weight_OI (float32) of an `nm` matrix."""
+def nm_placed(meta: Meta, index_RWN: Tensor, value_RWN: Tensor) -> Tensor:
+    """Return [O, I] with the values of the slots in their columns and zeros elsewhere."""
     num_outputs, num_inputs = meta["shape"]
-    index_RWN, value_RWN = nm_entries(meta, tensors)
     shape = (*index_RWN.shape[:2], nm_window(meta))
     windows = torch.zeros(shape, dtype=value_RWN.dtype, device=value_RWN.device)
     windows.scatter_add_(2, index_RWN.long(), value_RWN)
-    values_OI = windows.flatten(1)[:num_outputs, :num_inputs]
+    return windows.flatten(1)[:num_outputs, :num_inputs]
+
+
+def nm_unpack(meta: Meta, tensors: Tensors) -> Tensor:
+    """Return weight_OI (float32) of an `nm` matrix."""
+    index_RWN, value_RWN = nm_entries(meta, tensors)
+    values_OI = nm_placed(meta, index_RWN, value_RWN)
     if "bits" not in meta:
         return values_OI.to(torch.float32)
     return _scale_kept(meta, tensors, values_OI, nm_kept(meta, tensors, index_RWN))

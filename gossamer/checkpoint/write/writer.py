@@ -67,7 +67,7 @@ class FolderWriter:
 
     Tensors go to `parts`, safetensors files that `finish` links into `folder`; `commit` renames that. Use as a
     context manager: leaving it without `commit` removes everything that was written, unless a `place` was given,
-    which is its owner's (compression/work_folder.py) to keep or to remove.
+    which is its owner's (checkpoint/write/work_folder.py) to keep or to remove.
     """
 
     def __init__(self, out: Path, overwrite: bool = False, place: Path | None = None) -> None:

@@ -23,15 +23,17 @@ def reload_difference(
     blocks: Iterable[str],
     batch: Mapping[str, Tensor],
     measured: Tensor,
+    dtype: torch.dtype | None = None,
 ) -> float:
     """Load the folder; return the largest difference of its outputs for `batch` to those measured.
 
-    The weights stay mapped, and each block gives its pages back once it has run: one of them is in memory.
+    A dense folder is computed with in `dtype`; a compressed one as it says itself. The weights stay mapped, and each
+    block gives its pages back once it has run: one of them is in memory.
 
     Raises RunError if the difference is more than rounding can explain.
     """
     with quiet(), sketched(model_class):
-        loaded = model_class.from_pretrained(folder)
+        loaded = model_class.from_pretrained(folder, **({} if dtype is None else {"dtype": dtype}))
     for name in blocks:
         loaded.get_submodule(name).register_forward_hook(_give_back)
     give_back_pages((*loaded.parameters(), *loaded.buffers()))

@@ -2,8 +2,8 @@
 
     lock                 held by the run that is alive
     parts/               what of the result has been written so far (checkpoint/write/writer.py)
-    state-N.safetensors  tensors after N finished blocks: what they returned, the calibration windows
-    progress.json        N, what is being run, and everything else; replaced atomically after each block
+    state-N.safetensors  tensors after N finished units (blocks, steps of training): all that the next one needs
+    progress.json        N, what is being run, and everything else; replaced atomically with each state
 
 A kill or a power cut at any moment leaves the last complete state: what a state needs is on disk before
 `progress.json` names it, and what it replaces is deleted after. Disk: the result so far, and twice the state.
@@ -35,8 +35,8 @@ class WorkFolder:
     An error of the run itself (a GossamerError; but not a full disk) would come again, so that nothing is kept then.
     """
 
-    def __init__(self, out: Path, resume: bool = False) -> None:
-        self.out = resolved(out)
+    def __init__(self, out: Path, resume: bool = False, unit: str = "blocks") -> None:
+        self.out, self.unit = resolved(out), unit
         self.path = self.out.parent / f".{self.out.name}.run"
         self.progress: dict[str, Any] | None = None
         self._resume = resume
@@ -96,11 +96,16 @@ class WorkFolder:
         self._going = True
 
     def save(self, state: dict[str, Any], values: Any) -> None:
-        """Keep a state: `state` is ready for JSON, `values` any nesting of tensors and plain values."""
+        """Keep a state: `state` is ready for JSON, `values` any nesting of tensors and plain values.
+
+        `state` has under `done` and `total` how far the run has come; a total of None is not known.
+        """
         leaves, structure = tree.tree_flatten(values)
         tensors, rest = _apart(leaves)
         with disk_errors(self.out):
             file = self.path / f"state-{state['done']}.safetensors"
+            while file.exists():  # never over one that may be gone on from
+                file = file.with_name(f"{file.stem}-again.safetensors")
             save_file(tensors, file)
             sync(file)
             sync_folder(self.path)
@@ -129,8 +134,10 @@ class WorkFolder:
 
     def how_to_go_on(self) -> str:
         assert self.progress is not None
+        total = self.progress["total"]
+        done = f"{self.progress['done']} {'' if total is None else f'of {total} '}{self.unit}"
         return (
-            f"{self.progress['done']} of {self.progress['total']} blocks of a stopped run are kept in {self.path}. "
+            f"{done} of a stopped run are kept in {self.path}. "
             "Give the same command with --resume to go on from there, or delete that folder to start anew."
         )
 

@@ -1,0 +1,92 @@
+"""`gossamer recover`."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Out, Overwrite, Resume
+from gossamer.cli.output import notes_of, print_result
+from gossamer.cli.start import start
+
+Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")]
+Parent = Annotated[str, typer.Option(help="The dense model that it was made of.")]
+Text = Annotated[
+    list[str], typer.Option(help="Text to learn from: file, folder or data set. May be given several times.")
+]
+Minutes = Annotated[float | None, typer.Option(help="What the whole run may take.")]
+Steps = Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")]
+Train = Annotated[
+    str,
+    typer.Option(help="all kept weights; lora: masked adapters, merged at the end; norms: norms and biases."),
+]
+Embeddings = Annotated[
+    bool, typer.Option("--embeddings", help="Train the token embedding and the output head too.")
+]
+Rate = Annotated[float | None, typer.Option(help="Default: 2e-4; 1e-3 for lora and norms.")]
+Batch = Annotated[int, typer.Option(help="Windows in a step.")]
+Length = Annotated[
+    int | None, typer.Option(help="Tokens in a window. Default: 512, or what the model can take.")
+]
+Rank = Annotated[int, typer.Option(help="Of the adapters of lora.")]
+Temperature = Annotated[float, typer.Option(help="Of the divergence from the parent.")]
+Labels = Annotated[float, typer.Option(help="Weight of the cross entropy of the text itself.")]
+Hidden = Annotated[float, typer.Option(help="Weight of the parent's hidden states (SquareHead).")]
+Checkpointing = Annotated[
+    bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Which windows come when.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")]
+
+
+def recover(
+    model: Small,
+    parent: Parent,
+    text: Text,
+    out: Out,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    train: Train = "all",
+    embeddings: Embeddings = False,
+    learning_rate: Rate = None,
+    batch: Batch = 4,
+    length: Length = None,
+    rank: Rank = 16,
+    temperature: Temperature = 1.0,
+    labels: Labels = 0.0,
+    hidden: Hidden = 0.0,
+    checkpointing: Checkpointing = False,
+    seed: Seed = 0,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    resume: Resume = False,
+    json_: Json = False,
+) -> None:
+    """Train a compressed model back towards its parent: the same formats, bytes and zeros."""
+    start(model)
+    from gossamer.cli.show.progress import progress_bars
+    from gossamer.cli.show.training import print_plan, print_recovered
+    from gossamer.training.plan import plan
+    from gossamer.training.recover import recover as run
+    from gossamer.training.settings import TrainingSettings
+
+    settings = TrainingSettings(
+        train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
+        temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
+    )  # fmt: skip
+    if dry_run:
+        planned = plan(model, parent=parent, text=text, minutes=minutes, steps=steps, settings=settings)
+        print_result(planned, json_, print_plan)
+        return
+    try:
+        with progress_bars() as progress:
+            result = run(
+                model, parent=parent, text=text, out=out, minutes=minutes, steps=steps, settings=settings,
+                overwrite=overwrite, resume=resume, progress=progress,
+            )  # fmt: skip
+    except KeyboardInterrupt as interrupt:
+        if not (kept := notes_of(interrupt)):
+            raise
+        typer.echo(f"gossamer: interrupted{kept}", err=True)
+        sys.exit(INTERRUPTED)
+    print_result(result, json_, print_recovered)

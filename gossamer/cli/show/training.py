@@ -1,0 +1,70 @@
+"""Tables about training: a plan, what a run gave."""
+
+from typing import TYPE_CHECKING
+
+from gossamer.cli.show.tables import megabytes, number, output_console, print_rows, table_of
+
+if TYPE_CHECKING:  # what is shown; importing it takes seconds
+    from gossamer.training.plan import Plan
+    from gossamer.training.recover import Recovered
+
+
+def print_plan(plan: "Plan") -> None:
+    minutes = "" if plan.minutes is None else f"{plan.minutes:g} minutes"
+    print_rows(
+        f"plan for {plan.model} (nothing is written)",
+        [
+            ("teacher", plan.parent),
+            ("trained", f"{plan.train}: {plan.trained:,} numbers"),
+            ("kept weights of its matrices", f"{plan.kept_weights:,}"),
+            ("zeros that stay", f"{plan.removed_weights:,}"),
+            (
+                "memory of the optimizer",
+                f"{megabytes(plan.optimizer_bytes)} ({megabytes(plan.dense_optimizer_bytes)} without zeros)",
+            ),
+            ("memory needed, about", megabytes(plan.memory_bytes)),
+            (
+                "windows to learn from",
+                f"{plan.windows:,} of {plan.length} tokens; {plan.held_out_windows} kept apart",
+            ),
+            ("a step", f"{plan.tokens_per_step:,} tokens"),
+            ("learning rate", f"{plan.learning_rate:g}"),
+            ("effort", minutes or f"{plan.steps} steps"),
+            *[("note", note) for note in plan.notes],
+        ],
+    )
+
+
+def print_recovered(result: "Recovered") -> None:
+    record = result.record
+    table = table_of("held-out text", "step", "tokens", "seconds", "loss", "KL to the parent", "perplexity")
+    for point in record["curve"]:
+        table.add_row(
+            str(point["step"]), f"{point['tokens']:,}", number(point["seconds"], 0), number(point["loss"], 4),
+            number(point["kl"], 4), number(point["perplexity"]),
+        )  # fmt: skip
+    output_console().print(table)
+    kl = record["held_out_kl"]
+    print_rows(
+        f"wrote {result.folder}",
+        [
+            ("held-out KL to the parent", f"{kl['before']:.4f} before, {kl['after']:.4f} after"),
+            ("learnt from", f"{record['tokens']:,} tokens in {record['steps']} steps"),
+            (
+                "time",
+                number(record["seconds"], 1, " s") + f", {record['tokens_per_s']:,.0f} tokens/s in training",
+            ),
+            (
+                "zeros that stayed",
+                f"{record['removed_weights']:,} beside {record['kept_weights']:,} kept weights",
+            ),
+            ("memory of the optimizer", megabytes(record["optimizer_bytes"])),
+            (
+                "peak memory",
+                f"{megabytes(record['peak_memory_bytes'])} own, "
+                f"{megabytes(record['peak_resident_bytes'])} with mapped files",
+            ),
+            ("largest difference after loading", f"{record['reload_max_difference']:.1e}"),
+            *[("note", note) for note in record["notes"]],
+        ],
+    )

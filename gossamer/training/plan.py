@@ -1,0 +1,100 @@
+"""What `recover` would do with the same arguments, without training or writing anything."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gossamer.progress import Progress, silent
+from gossamer.training.enrol import enrol
+from gossamer.training.recover import open_both
+from gossamer.training.schedule import check_effort
+from gossamer.training.settings import TrainingSettings
+from gossamer.training.text import read_text
+
+BYTES_OF_MOMENTS = 8
+"""Of AdamW, for each number that is trained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be trained, on what, and what that takes."""
+
+    model: str
+    parent: str
+    train: str
+    kept_weights: int
+    """Weights of the matrices that are trained."""
+    removed_weights: int
+    """Their weights that are zero and stay it."""
+    trained: int
+    """Numbers that the optimizer moves: kept weights or adapters, norms, biases, scales."""
+    optimizer_bytes: int
+    dense_optimizer_bytes: int
+    """The same if the matrices had no zeros."""
+    memory_bytes: int
+    """About what student, optimizer and teacher need, without activations and logits."""
+    windows: int
+    """To learn from."""
+    held_out_windows: int
+    length: int
+    tokens_per_step: int
+    learning_rate: float
+    minutes: float | None
+    steps: int | None
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return asdict(self)
+
+
+def plan(
+    model: str | Path,
+    *,
+    parent: str | Path,
+    text: Sequence[str | Path],
+    minutes: float | None = None,
+    steps: int | None = None,
+    settings: TrainingSettings | None = None,
+    progress: Progress = silent,
+) -> Plan:
+    """Return what `recover` would do; raises what it would raise, but for the target."""
+    settings = settings or TrainingSettings()
+    check_effort(steps, minutes)
+    source, teacher = open_both(model, parent)
+    words = read_text(source, text, settings.length, settings.seed, progress)
+    student = enrol(
+        source, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
+    )
+    moved = sum(each.numel() for each in student.masters().values())
+    kept, removed = student.num_kept(), student.num_removed()
+    zeros = removed if settings.train == "all" else 0
+    # a matrix as it is computed with; values, gradients and places of what is kept; the dense parent
+    memory = (
+        4 * source.num_parameters
+        + 16 * kept
+        + 8 * moved
+        + BYTES_OF_MOMENTS * moved
+        + 4 * teacher.num_parameters
+    )
+    length = words.ids_NL.shape[1]
+    return Plan(
+        model=str(model),
+        parent=str(parent),
+        train=settings.train,
+        kept_weights=kept,
+        removed_weights=removed,
+        trained=moved,
+        optimizer_bytes=BYTES_OF_MOMENTS * moved,
+        dense_optimizer_bytes=BYTES_OF_MOMENTS * (moved + zeros),
+        memory_bytes=memory,
+        windows=len(words.learnt),
+        held_out_windows=len(words.held_out),
+        length=length,
+        tokens_per_step=settings.batch * length,
+        learning_rate=settings.rate,
+        minutes=minutes,
+        steps=steps,
+        notes=student.notes,
+    )

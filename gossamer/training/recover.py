@@ -1,0 +1,185 @@
+"""The verb `recover`: train a compressed folder back towards its parent, and write it in the same formats."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gossamer.checkpoint.manifest import read_manifest
+from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.write.work_folder import WorkFolder
+from gossamer.checkpoint.write.writer import FolderWriter, check_target
+from gossamer.errors import UsageError
+from gossamer.evaluation.speed.memory import PeakMemory
+from gossamer.progress import Progress, silent
+from gossamer.training.enrol import check_causal, enrol
+from gossamer.training.loop import Run, optimizer_of, train
+from gossamer.training.precision import bfloat16_pays
+from gossamer.training.record import Facts, write
+from gossamer.training.schedule import Schedule, check_effort
+from gossamer.training.settings import TrainingSettings
+from gossamer.training.state import TrainingState, load, put_back
+from gossamer.training.student import Student, optimizer_bytes
+from gossamer.training.teacher import DenseTeacher
+from gossamer.training.text import TrainingText, read_text
+from gossamer.version import __version__
+
+SECONDS_OF_WRITING = 2.0
+"""At the least; and as long as reading the student took."""
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What `recover` gives back: the folder it wrote, and the record that stands in its manifest under `recovery`."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {"folder": str(self.folder), **self.record}
+
+
+def recover(
+    model: str | Path,
+    *,
+    parent: str | Path,
+    text: str | Path | Sequence[str | Path],
+    out: str | Path,
+    minutes: float | None = None,
+    steps: int | None = None,
+    settings: TrainingSettings | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> Recovered:
+    """Train what `model` has kept towards the predictions of `parent`, and write the folder `out`.
+
+    Args:
+        model: a folder that `compress` wrote; or a dense safetensors folder, whose zeros are kept if it was pruned.
+        parent: the dense model that it was made of.
+        text: one or several files, folders or data sets to learn from.
+        out: the folder to write, with the formats, bytes and zeros of `model`; it appears complete or not at all.
+        minutes: what the whole run may take; or steps: how many steps to take.
+        settings: what is trained and how.
+        overwrite: replace `out` if it is a model folder.
+        resume: go on from where a run to the same `out` was stopped, if there was one.
+        progress: called as the work goes on.
+
+    Raises:
+        GossamerError: bad model, parent, text, settings or target; nothing has been written then.
+    """
+    started = time.monotonic()
+    out, settings = Path(out), settings or TrainingSettings()
+    texts = [text] if isinstance(text, str | Path) else list(text)
+    check_effort(steps, minutes)
+    check_target(out, overwrite)
+    student_source, parent_source = open_both(model, parent)
+    check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
+    words = read_text(student_source, texts, settings.length, settings.seed, progress)
+    given = _Given(student_source, parent_source, words, settings, minutes, steps)
+    with (
+        PeakMemory() as memory,
+        WorkFolder(out, resume, "steps") as work,
+        FolderWriter(out, overwrite, work.path) as writer,
+    ):
+        work.begin(given.identity())
+        state = load(work) or TrainingState(started=started)
+        student, facts = _trained(given, state, work, progress)
+        record = write(student_source, student, state, facts, memory, writer, progress)
+        writer.commit()
+    return Recovered(out, record)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a run was given."""
+
+    student: Source
+    parent: Source
+    text: TrainingText
+    settings: TrainingSettings
+    minutes: float | None
+    steps: int | None
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same for a stopped run to go on."""
+        return {
+            "gossamer": __version__,
+            "model's sha256": self.student.fingerprint(),
+            "parent's sha256": self.parent.fingerprint(),
+            "text's fingerprint": self.text.record["fingerprint"],
+            **asdict(self.settings),
+            "steps": self.steps,
+            "minutes": self.minutes,
+            "bfloat16": bfloat16_pays(),
+        }
+
+
+def _trained(
+    given: _Given, state: TrainingState, work: WorkFolder, progress: Progress
+) -> tuple[Student, Facts]:
+    """Train; the teacher's memory is free again afterwards."""
+    began, settings = time.monotonic(), given.settings
+    student = enrol(
+        given.student, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
+    )
+    for note in student.notes:
+        progress(note, 0, 0)
+    if settings.checkpointing:
+        student.checkpoint_blocks(given.student.architecture.blocks)
+    teacher = DenseTeacher(given.parent.path, given.text.held_out)
+    student.lean(teacher.model, given.student.architecture)
+    optimizer = optimizer_of(student, settings)
+    if state.resumed:
+        put_back(state, student, optimizer, work)
+    work.go()
+    state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
+    schedule = Schedule(given.steps, given.minutes, state.seconds)
+    train(Run(student, teacher, given.text, settings, schedule, optimizer, work, progress), state)
+    facts = Facts(
+        given.parent,
+        teacher.record(),
+        given.text,
+        settings,
+        given.minutes,
+        given.steps,
+        optimizer_bytes(optimizer),
+    )
+    return student, facts
+
+
+def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
+    """Open the model and its parent.
+
+    Raises UsageError for a parent that is none of this model, or a model that cannot be trained.
+    """
+    student, teacher = open_model(model), open_model(parent)
+    if student.kind == "gguf":
+        raise UsageError(
+            f"{model}: a folder that `gossamer compress` wrote was expected, not a GGUF file. Compress the model first."
+        )
+    check_causal(student)
+    if teacher.kind == "gossamer":
+        raise UsageError(f"--parent {parent}: the dense parent was expected, got a compressed folder.")
+    check_causal(teacher)
+    if student.kind == "gossamer":
+        known = read_manifest(student.path).get("parent")
+        expected = known.get("sha256") if isinstance(known, dict) else None
+        if expected is None:
+            raise UsageError(
+                f"{model}: its manifest does not say which parent it was made of. Compress the parent again."
+            )
+        if expected != teacher.fingerprint():
+            name = known.get("name") if isinstance(known, dict) else "?"
+            raise UsageError(
+                f"--parent {parent}: {model} was made of another model, {name} with SHA-256 {expected[:16]}...; this "
+                f"one has {teacher.fingerprint()[:16]}.... Give the parent that it was made of."
+            )
+    own, other = (each.config.get_text_config().vocab_size for each in (student, teacher))
+    if own != other:
+        raise UsageError(
+            f"--parent {parent}: has {other:,} tokens, {model} {own:,}; they must have the same."
+        )
+    return student, teacher

@@ -1,0 +1,71 @@
+"""How a student is trained."""
+
+import math
+from dataclasses import dataclass
+
+from gossamer.errors import UsageError
+from gossamer.training.kept import Kind
+from gossamer.training.objective import Objective
+from gossamer.training.student import MODES, Mode
+
+LEARNING_RATES: dict[Mode, float] = {"all": 2e-4, "lora": 1e-3, "norms": 1e-3}
+FACTORS: dict[Kind, float] = {"weight": 1.0, "code": 25.0, "scale": 5.0}
+"""A step of AdamW at a learning rate of 1: in weights, in codes before they are rounded, in shares of a scale."""
+TOKENS_AT_ONCE = 1024
+"""In one forward pass, where windows are not longer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingSettings:
+    """All that may be chosen; the defaults are for pure distillation from the parent."""
+
+    train: Mode = "all"
+    """all: kept weights, norms, biases, scales, factors; lora: masked adapters in place of the weights; norms: norms
+    and biases alone."""
+    embeddings: bool = False
+    """Train the token embedding and the output head too."""
+    learning_rate: float | None = None
+    """AdamW's, after a short warm-up; None: what suits the mode."""
+    batch: int = 4
+    """Windows in a step."""
+    length: int | None = None
+    """Tokens in a window; None: 512, or what the model can take."""
+    rank: int = 16
+    """Of the adapters."""
+    temperature: float = 1.0
+    """Of both softmaxes of the divergence."""
+    labels: float = 0.0
+    """Weight of the cross entropy of the text itself."""
+    hidden: float = 0.0
+    """Weight of the hidden states."""
+    checkpointing: bool = False
+    """Run each block a second time in the backward pass, instead of keeping what is inside it."""
+    seed: int = 0
+    """Which windows come when, and how adapters begin."""
+
+    def __post_init__(self) -> None:
+        rate = self.rate
+        for name, value, good, wanted in (
+            ("train", self.train, self.train in MODES, f"one of {', '.join(MODES)}"),
+            ("learning-rate", rate, 0 < rate <= 1, "a number above 0 and at most 1"),
+            ("batch", self.batch, self.batch >= 1, "at least 1"),
+            ("rank", self.rank, self.rank >= 1, "at least 1"),
+            ("temperature", self.temperature, 0.1 <= self.temperature <= 100, "a number from 0.1 to 100"),
+            ("labels", self.labels, 0 <= self.labels < math.inf, "a number of at least 0"),
+            ("hidden", self.hidden, 0 <= self.hidden < math.inf, "a number of at least 0"),
+        ):
+            if not good:
+                raise UsageError(f"--{name} {value}: {wanted} was expected.")
+
+    @property
+    def rate(self) -> float:
+        """The learning rate."""
+        return LEARNING_RATES.get(self.train, 0.0) if self.learning_rate is None else self.learning_rate
+
+    @property
+    def objective(self) -> Objective:
+        return Objective(self.temperature, self.labels, self.hidden)
+
+    def at_once(self, length: int) -> int:
+        """Windows in one forward pass."""
+        return max(1, min(self.batch, TOKENS_AT_ONCE // length))

@@ -1,0 +1,80 @@
+"""Who teaches: what a student's predictions are held to.
+
+A teacher gives an answer for some windows of text. An answer knows how far predictions are from it, whatever it is
+itself: the logits of a dense parent here, or stored lessons.
+
+B windows of L tokens, T = B L tokens, V entries of the vocabulary.
+"""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from gossamer.evaluation.kept import KeptModel
+from gossamer.training.divergence import divergence
+from gossamer.training.precision import mixed_precision
+
+
+class Answer(Protocol):
+    """What a teacher says of some windows."""
+
+    @property
+    def hidden(self) -> Sequence[Tensor]:
+        """The outputs of its layers [B, L, D], of the embedding first; empty where they were not asked for."""
+
+    def divergence(self, logits_TV: Tensor, weight_T: Tensor, temperature: float) -> Tensor:
+        """Return temperature^2 * sum over T of weight * KL(teacher || student), in nats, both at the temperature.
+
+        It has a gradient for the logits, and is to be asked for once.
+        """
+
+
+class Teacher(Protocol):
+    """Who answers."""
+
+    def answer(self, numbers: Sequence[int], ids_BL: Tensor, *, hidden: bool = False) -> Answer:
+        """Return the answer for windows; `numbers` says which of the training text they are."""
+
+    def record(self) -> dict[str, Any]:
+        """Return who it is, ready for JSON."""
+
+
+class DenseTeacher:
+    """The dense parent, run by transformers whenever it is asked.
+
+    Its answers for windows of `judged`, which are asked for time and again, cost its head alone from the second time
+    on, and are exact (float32); others are in mixed precision where the machine is faster so.
+    """
+
+    def __init__(self, parent: str | Path, judged: Collection[int] = ()) -> None:
+        self._kept = KeptModel(parent)
+        self._judged = frozenset(judged)
+        self.model = self._kept.model
+        self.model.config.use_cache = False
+
+    def answer(self, numbers: Sequence[int], ids_BL: Tensor, *, hidden: bool = False) -> "DenseAnswer":
+        with torch.no_grad():
+            if self._judged.issuperset(numbers) and not hidden:
+                return DenseAnswer(self._kept(ids_BL).logits, ())
+            with mixed_precision():
+                output = self.model(ids_BL, use_cache=False, output_hidden_states=hidden)
+        return DenseAnswer(output.logits, output.hidden_states if hidden else ())
+
+    def record(self) -> dict[str, Any]:
+        return {"kind": "dense parent", "name": Path(self._kept.path).name}
+
+
+class DenseAnswer:
+    """Logits for the whole vocabulary."""
+
+    def __init__(self, logits_BLV: Tensor, hidden: Sequence[Tensor]) -> None:
+        self._logits_TV: Tensor | None = logits_BLV.flatten(0, 1)
+        self.hidden = hidden
+
+    def divergence(self, logits_TV: Tensor, weight_T: Tensor, temperature: float) -> Tensor:
+        assert self._logits_TV is not None, "the logits are used up"
+        teacher_TV, self._logits_TV = self._logits_TV, None
+        return divergence(logits_TV, teacher_TV, weight_T, temperature)

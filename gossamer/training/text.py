@@ -1,0 +1,109 @@
+"""The text to learn from, as windows without padding, and the windows of it that are kept apart.
+
+N windows, L tokens in a window.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gossamer.calibration.batches import position_limit
+from gossamer.checkpoint.source import Source
+from gossamer.data.deduplicate import deduplicate
+from gossamer.data.samples import fingerprint
+from gossamer.data.sources import Document, read_documents
+from gossamer.data.tokens import tokenize, windows
+from gossamer.errors import DataError, UsageError
+from gossamer.progress import Progress
+
+DEFAULT_LENGTH = 512
+HELD_OUT = 8
+"""Windows kept apart, where there are enough."""
+SMALLEST_SHARE = 8
+"""At least so many times as many are learnt from."""
+
+
+@dataclass(frozen=True)
+class TrainingText:
+    """Windows of text."""
+
+    ids_NL: Tensor
+    """int64."""
+    learnt: tuple[int, ...]
+    """Numbers of the windows to learn from."""
+    held_out: tuple[int, ...]
+    """Of those that judge."""
+    first: int
+    """The first position in a window whose token is predicted: behind the start tokens."""
+    record: dict[str, Any]
+    """Where they come from; JSON."""
+
+    def order(self, seed: int, position: int) -> Iterator[int]:
+        """Give the numbers of windows to learn from, from the `position`-th on: all of them anew in each epoch."""
+        size = len(self.learnt)
+        for epoch in range(position // size, 2**62):
+            generator = torch.Generator().manual_seed((seed + 1_000_003 * epoch) % 2**63)
+            order = torch.randperm(size, generator=generator, device=generator.device).tolist()
+            for number in order[position % size if epoch == position // size else 0 :]:
+                yield self.learnt[number]
+
+
+def read_text(
+    source: Source, texts: Sequence[str | Path], length: int | None, seed: int, progress: Progress
+) -> TrainingText:
+    """Return the windows of all texts together.
+
+    Args:
+        source: the model whose tokenizer reads them. length: tokens in a window; 512, or what the model can take.
+
+    Raises DataError for text that is missing or too short, UsageError for a length that cannot be.
+    """
+    tokenizer = source.tokenizer()
+    if tokenizer is None:
+        raise UsageError(f"{source.path}: the model has no tokenizer, so no text can be shown to it.")
+    if not texts:
+        raise UsageError("no text was given to learn from. Give one with --text.")
+    length = _fitting(source, length)
+    progress("reading text", 0, 1)
+    name = ", ".join(Path(text).name for text in texts)
+    documents = deduplicate(_documents(texts)).documents
+    stream = tokenize(documents, tokenizer, name, source.config.get_text_config().vocab_size)
+    ids_NL = windows(stream, length).ids_NL
+    if len(ids_NL) < 2:
+        raise DataError(
+            f"{name}: two windows of {length} tokens are needed, one to learn from and one to judge by; the text has "
+            f"{len(stream)} tokens. Give more text, or a smaller --length."
+        )
+    count = max(1, min(HELD_OUT, len(ids_NL) // (SMALLEST_SHARE + 1)))
+    held_out = tuple(round((number + 0.5) * len(ids_NL) / count - 0.5) for number in range(count))
+    learnt = tuple(number for number in range(len(ids_NL)) if number not in held_out)
+    record = {
+        "source": name,
+        "fingerprint": fingerprint(name, ids_NL),
+        "tokens": ids_NL.numel(),
+        "windows": len(ids_NL),
+        "length": length,
+        "held_out_windows": count,
+    }
+    progress("reading text", 1, 1)
+    return TrainingText(ids_NL, learnt, held_out, max(1, len(stream.start)), record)
+
+
+def _documents(texts: Sequence[str | Path]) -> Iterator[Document]:
+    for text in texts:
+        yield from read_documents(text)
+
+
+def _fitting(source: Source, length: int | None) -> int:
+    limit = position_limit(source.reader.skeleton)
+    if length is None:
+        return DEFAULT_LENGTH if limit is None else min(DEFAULT_LENGTH, limit)
+    if length < 8:
+        raise UsageError(f"--length {length}: expected at least 8.")
+    if limit is not None and length > limit:
+        raise UsageError(f"--length {length}: the model has positions for {limit} tokens only.")
+    return length
