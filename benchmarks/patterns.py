@@ -3,7 +3,7 @@
     python -m benchmarks.patterns [--work FOLDER] [--windows N] [--out DIR]
 
 SmolLM2-135M, each layer pruned by ADMM in one shot to the pattern and rounded to 4 bits by GPTQ (groups of 64),
-embeddings and head in 8 bits, 16 windows of 512 tokens of calibration text; perplexity and KL beside the parent on
+embeddings and head in 8 bits, 8 windows of 512 tokens of calibration text; perplexity and KL beside the parent on
 articles that calibration has not seen. Speeds are those of the formats in engine-avx2.json and engine.json, measured by
 `make bench`. What has been measured already (WORK/patterns.json) is not measured again.
 """
@@ -22,7 +22,7 @@ from gossamer.recipe.reader import parse_recipe
 
 ENGINES = ("engine-avx2.json", "engine.json")
 """Reports of `make bench` on two machines."""
-BEFORE = "calibration: {samples: 16, length: 512}\nsteps:\n"
+BEFORE = "calibration: {samples: 8, length: 512}\nsteps:\n"
 AFTER = """  - {layers: '*', method: gptq, bits: 4, group_size: 64}
   - {layers: [embeddings, head], method: rtn, bits: 8}
 """
@@ -104,7 +104,7 @@ def as_markdown(record: dict[str, Any]) -> str:
         "",
         f"`{record['command']}` on {record['cpu']}; "
         + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        + ". SmolLM2-135M, one-shot: ADMM, then GPTQ in 4 bits (groups of 64), embeddings and head in 8 bits, 16 "
+        + ". SmolLM2-135M, one-shot: ADMM, then GPTQ in 4 bits (groups of 64), embeddings and head in 8 bits, 8 "
         "windows of 512 tokens. Bits: of a weight and its place, without scales. Speed: decoding over our int4, from "
         "[engine-avx2.md](engine-avx2.md) and [engine.md](engine.md).",
         "",

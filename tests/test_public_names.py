@@ -54,7 +54,7 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
     assert arguments["recover"] == [
-        "model", "parent", "text", "out", "minutes", "steps", "settings", "overwrite", "resume", "progress",
+        "model", "parent", "out", "text", "lessons", "minutes", "steps", "settings", "overwrite", "resume", "progress",
     ]  # fmt: skip
     assert arguments["rotate"] == [
         "model", "out", "what", "untie", "seed", "dtype", "overwrite", "progress",

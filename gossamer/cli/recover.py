@@ -12,7 +12,11 @@ from gossamer.cli.start import start
 Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")]
 Parent = Annotated[str, typer.Option(help="The dense model that it was made of.")]
 Text = Annotated[
-    list[str], typer.Option(help="Text to learn from: file, folder or data set. May be given several times.")
+    list[str] | None,
+    typer.Option(help="Text to learn from: file, folder or data set. May be given several times."),
+]
+LessonFolder = Annotated[
+    str | None, typer.Option("--lessons", help="In place of --text: a folder that `teach` wrote.")
 ]
 Minutes = Annotated[float | None, typer.Option(help="What the whole run may take.")]
 Steps = Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")]
@@ -42,8 +46,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done
 def recover(
     model: Small,
     parent: Parent,
-    text: Text,
     out: Out,
+    text: Text = None,
+    lessons: LessonFolder = None,
     minutes: Minutes = None,
     steps: Steps = None,
     train: Train = "all",
@@ -75,14 +80,22 @@ def recover(
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
     )  # fmt: skip
     if dry_run:
-        planned = plan(model, parent=parent, text=text, minutes=minutes, steps=steps, settings=settings)
+        planned = plan(
+            model,
+            parent=parent,
+            text=text or (),
+            lessons=lessons,
+            minutes=minutes,
+            steps=steps,
+            settings=settings,
+        )
         print_result(planned, json_, print_plan)
         return
     try:
         with progress_bars() as progress:
             result = run(
-                model, parent=parent, text=text, out=out, minutes=minutes, steps=steps, settings=settings,
-                overwrite=overwrite, resume=resume, progress=progress,
+                model, parent=parent, out=out, text=text or (), lessons=lessons, minutes=minutes, steps=steps,
+                settings=settings, overwrite=overwrite, resume=resume, progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt as interrupt:
         if not (kept := notes_of(interrupt)):

@@ -7,10 +7,9 @@ from typing import Any
 
 from gossamer.progress import Progress, silent
 from gossamer.training.enrol import enrol
-from gossamer.training.recover import open_both
+from gossamer.training.recover import open_both, read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
-from gossamer.training.text import read_text
 
 BYTES_OF_MOMENTS = 8
 """Of AdamW, for each number that is trained."""
@@ -53,7 +52,8 @@ def plan(
     model: str | Path,
     *,
     parent: str | Path,
-    text: Sequence[str | Path],
+    text: Sequence[str | Path] = (),
+    lessons: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     settings: TrainingSettings | None = None,
@@ -63,7 +63,7 @@ def plan(
     settings = settings or TrainingSettings()
     check_effort(steps, minutes)
     source, teacher = open_both(model, parent)
-    words = read_text(source, text, settings.length, settings.seed, progress)
+    words, _answers = read(source, text, lessons, settings, progress)
     student = enrol(
         source, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
     )

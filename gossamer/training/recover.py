@@ -14,6 +14,8 @@ from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.progress import Progress, silent
 from gossamer.training.enrol import check_causal, enrol
+from gossamer.training.lessons.reading import Lessons
+from gossamer.training.lessons.teacher import LessonTeacher, check_objective
 from gossamer.training.loop import Run, optimizer_of, train
 from gossamer.training.precision import bfloat16_pays
 from gossamer.training.record import Facts, write
@@ -21,8 +23,8 @@ from gossamer.training.schedule import Schedule, check_effort
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.state import TrainingState, load, put_back
 from gossamer.training.student import Student, optimizer_bytes
-from gossamer.training.teacher import DenseTeacher
-from gossamer.training.text import TrainingText, read_text
+from gossamer.training.teacher import DenseTeacher, Teacher
+from gossamer.training.text import TrainingText, read_text, text_of_lessons
 from gossamer.version import __version__
 
 SECONDS_OF_WRITING = 2.0
@@ -45,8 +47,9 @@ def recover(
     model: str | Path,
     *,
     parent: str | Path,
-    text: str | Path | Sequence[str | Path],
     out: str | Path,
+    text: str | Path | Sequence[str | Path] = (),
+    lessons: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     settings: TrainingSettings | None = None,
@@ -59,7 +62,8 @@ def recover(
     Args:
         model: a folder that `compress` wrote; or a dense safetensors folder, whose zeros are kept if it was pruned.
         parent: the dense model that it was made of.
-        text: one or several files, folders or data sets to learn from.
+        text: one or several files, folders or data sets to learn from; the parent answers as they are read.
+        lessons: in place of text, a folder that `teach` wrote: its windows and the answers in it.
         out: the folder to write, with the formats, bytes and zeros of `model`; it appears complete or not at all.
         minutes: what the whole run may take; or steps: how many steps to take.
         settings: what is trained and how.
@@ -72,13 +76,12 @@ def recover(
     """
     started = time.monotonic()
     out, settings = Path(out), settings or TrainingSettings()
-    texts = [text] if isinstance(text, str | Path) else list(text)
     check_effort(steps, minutes)
     check_target(out, overwrite)
     student_source, parent_source = open_both(model, parent)
     check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
-    words = read_text(student_source, texts, settings.length, settings.seed, progress)
-    given = _Given(student_source, parent_source, words, settings, minutes, steps)
+    words, answers = read(student_source, text, lessons, settings, progress)
+    given = _Given(student_source, parent_source, words, answers, settings, minutes, steps)
     with (
         PeakMemory() as memory,
         WorkFolder(out, resume, "steps") as work,
@@ -99,6 +102,7 @@ class _Given:
     student: Source
     parent: Source
     text: TrainingText
+    lessons: Lessons | None
     settings: TrainingSettings
     minutes: float | None
     steps: int | None
@@ -110,6 +114,7 @@ class _Given:
             "model's sha256": self.student.fingerprint(),
             "parent's sha256": self.parent.fingerprint(),
             "text's fingerprint": self.text.record["fingerprint"],
+            "lessons": None if self.lessons is None else self.lessons.manifest.identity(),
             **asdict(self.settings),
             "steps": self.steps,
             "minutes": self.minutes,
@@ -129,8 +134,10 @@ def _trained(
         progress(note, 0, 0)
     if settings.checkpointing:
         student.checkpoint_blocks(given.student.architecture.blocks)
-    teacher = DenseTeacher(given.parent.path, given.text.held_out)
-    student.lean(teacher.model, given.student.architecture)
+    parent = DenseTeacher(given.parent.path, given.text.held_out)
+    student.lean(parent.model, given.student.architecture)
+    teacher: Teacher = parent if given.lessons is None else LessonTeacher(given.lessons)
+    del parent
     optimizer = optimizer_of(student, settings)
     if state.resumed:
         put_back(state, student, optimizer, work)
@@ -148,6 +155,24 @@ def _trained(
         optimizer_bytes(optimizer),
     )
     return student, facts
+
+
+def read(
+    student: Source,
+    text: str | Path | Sequence[str | Path],
+    lessons: str | Path | None,
+    settings: TrainingSettings,
+    progress: Progress,
+) -> tuple[TrainingText, Lessons | None]:
+    """Return the windows to learn from, and the lessons on them if these were given."""
+    texts = [text] if isinstance(text, str | Path) else list(text)
+    if lessons is None:
+        return read_text(student, texts, settings.length, settings.seed, progress), None
+    if texts:
+        raise UsageError("--text and --lessons: lessons bring their own text. Give one of them.")
+    check_objective(settings.objective)
+    answers = Lessons(lessons)
+    return text_of_lessons(student, answers, settings.length), answers
 
 
 def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:

@@ -19,6 +19,7 @@ from gossamer.data.sources import Document, read_documents
 from gossamer.data.tokens import tokenize, windows
 from gossamer.errors import DataError, UsageError
 from gossamer.progress import Progress
+from gossamer.training.lessons.reading import Lessons
 
 DEFAULT_LENGTH = 512
 HELD_OUT = 8
@@ -78,6 +79,28 @@ def read_text(
             f"{name}: two windows of {length} tokens are needed, one to learn from and one to judge by; the text has "
             f"{len(stream)} tokens. Give more text, or a smaller --length."
         )
+    progress("reading text", 1, 1)
+    return _set_apart(ids_NL, max(1, len(stream.start)), name)
+
+
+def text_of_lessons(source: Source, lessons: Lessons, length: int | None) -> TrainingText:
+    """Return the windows of a folder of lessons.
+
+    Raises DataError for a single window, UsageError for lessons of another vocabulary, tokenizer or length.
+    """
+    lessons.check_student(source.config.get_text_config().vocab_size, source.tokenizer(), str(source.path))
+    if length is not None and length != lessons.length:
+        raise UsageError(
+            f"--length {length}: the lessons in {lessons.folder} have windows of {lessons.length}."
+        )
+    _fitting(source, lessons.length)
+    if len(lessons) < 2:
+        raise DataError(f"{lessons.folder}: two windows are needed, one to learn from and one to judge by.")
+    return _set_apart(lessons.all_ids(), max(1, len(lessons.manifest.start)), lessons.folder.name)
+
+
+def _set_apart(ids_NL: Tensor, first: int, name: str) -> TrainingText:
+    """Keep some windows apart, spread over the text."""
     count = max(1, min(HELD_OUT, len(ids_NL) // (SMALLEST_SHARE + 1)))
     held_out = tuple(round((number + 0.5) * len(ids_NL) / count - 0.5) for number in range(count))
     learnt = tuple(number for number in range(len(ids_NL)) if number not in held_out)
@@ -86,11 +109,10 @@ def read_text(
         "fingerprint": fingerprint(name, ids_NL),
         "tokens": ids_NL.numel(),
         "windows": len(ids_NL),
-        "length": length,
+        "length": ids_NL.shape[1],
         "held_out_windows": count,
     }
-    progress("reading text", 1, 1)
-    return TrainingText(ids_NL, learnt, held_out, max(1, len(stream.start)), record)
+    return TrainingText(ids_NL, learnt, held_out, first, record)
 
 
 def _documents(texts: Sequence[str | Path]) -> Iterator[Document]:

@@ -87,6 +87,11 @@ class Lessons:
         ids_BL = torch.from_numpy(arrays["ids"].astype(np.int64))
         return Batch(ids_BL, self._lesson(arrays))
 
+    def all_ids(self) -> Tensor:
+        """Return the token ids of all windows, ids_NL (int64)."""
+        shards = (self._shard(number)["ids"] for number in range(len(self._ends)))
+        return torch.from_numpy(np.concatenate(list(shards)).astype(np.int64))
+
     def _row(self, index: int) -> Answers:
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
