@@ -16,6 +16,7 @@ from tests.cli.runs import Run, refused
 COMMANDS = (
     "inspect",
     "compress",
+    "recover",
     "evaluate",
     "bench",
     "generate",

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.checkpoint import DefaultDeviceType
 
 import gossamer
 from gossamer.checkpoint.manifest import read_manifest
@@ -181,7 +182,11 @@ def test_other_families_are_trained_with_all_that_they_have(
     assert set(read_tensors(tmp_path / "dense")) == set(read_tensors(parent))
 
 
-def test_all_parts_of_the_objective_can_be_asked_for(folders: Folders, text: Path, tmp_path: Path) -> None:
+def test_all_parts_of_the_objective_can_be_asked_for(
+    folders: Folders, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # tests/away.py may have registered its device, which torch would then ask about mixed precision
+    monkeypatch.setattr(DefaultDeviceType, "_default_device_type", "cuda")
     settings = replace(QUICK, temperature=2.0, labels=0.5, hidden=1.0, checkpointing=True, embeddings=True)
     result = recovered(folders("half int4", "qwen2"), text, tmp_path / "out", settings=settings)
     assert result.record["held_out_kl"]["after"] <= result.record["held_out_kl"]["before"]

@@ -1,4 +1,4 @@
-"""Lessons in place of the parent: the same numbers as the parent where all of its answer is kept, and what is refused."""
+"""Lessons in place of the parent: the numbers that the parent gives, and what is refused."""
 
 from dataclasses import replace
 from pathlib import Path
