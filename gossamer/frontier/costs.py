@@ -25,6 +25,7 @@ from gossamer.formats.factors import Factors
 from gossamer.formats.weight import PackedWeight
 from gossamer.frontier.levels import DENSE, OUTSIDE, SPARSE, is_low_rank, level, options_for
 from gossamer.frontier.state import State
+from gossamer.kernels.expand import as_multiplied
 from gossamer.kernels.table import product
 from gossamer.methods.rtn import RTN
 from gossamer.methods.rtn import apply as rtn
@@ -128,7 +129,7 @@ def _product_ms(shape: tuple[int, int], option: str) -> float:
     packed = packed_random(shape, option)
     count = max(1, min(MOST_COPIES, COLD_BYTES // packed.num_bytes))
     copies = [{name: tensor.clone() for name, tensor in packed.tensors().items()} for _ in range(count)]
-    products = [product(packed.meta(), each) for each in copies]
+    products = [product(*as_multiplied(packed.meta(), each)) for each in copies]
     x_1I = torch.randn(1, shape[1], generator=torch.Generator().manual_seed(1))
     seconds = []
     for _ in range(PASSES + 1):

@@ -34,6 +34,11 @@ def expands() -> bool:
     return isa() not in (*EXPANDS_BYTES, "none") if chosen is None else chosen
 
 
+def as_multiplied(meta: Meta, tensors: Tensors) -> tuple[Meta, Tensors]:
+    """Return a matrix in the form in which the engine multiplies it on this CPU."""
+    return expanded(meta, tensors) if expands() else (meta, tensors)
+
+
 def expanded(meta: Meta, tensors: Tensors) -> tuple[Meta, Tensors]:
     """Return the same matrix with a symmetric int4 bitmask as dense integers, also as the residual of `low_rank`.
 

@@ -24,7 +24,7 @@ from gossamer.formats.packed import from_tensors, tensor_specs
 from gossamer.kernels import table
 from gossamer.kernels.cpu import CpuMatrix, LowRankMatrix
 from gossamer.kernels.declaration import Meta, Tensors
-from gossamer.kernels.expand import expanded, expands
+from gossamer.kernels.expand import as_multiplied
 
 if TYPE_CHECKING:
     from gossamer.kernels import _native
@@ -53,7 +53,6 @@ class Weights:
         self._packed = packed
         self._tied = tied
         self._matrices: dict[tuple[str, bool], _native.Matrix] = {}
-        self._expands = expands()
 
     def has(self, module: str) -> bool:
         """Whether the module has a weight of its own, packed or dense, or shares one by declaration."""
@@ -137,12 +136,10 @@ class Weights:
 
     def _made(self, meta: Meta, tensors: Tensors) -> table.NativeMatrix | None:
         """Return the native matrix; of an int4 bitmask a dense one where that is faster."""
-        if self._expands:
-            try:
-                meta, tensors = expanded(meta, tensors)
-            except ValueError as error:
-                raise FormatError(f"{table.describe(meta)}: the native kernels refuse it: {error}") from error
-        return table.matrix(meta, tensors)
+        try:
+            return table.matrix(*as_multiplied(meta, tensors))
+        except ValueError as error:
+            raise FormatError(f"{table.describe(meta)}: the native kernels refuse it: {error}") from error
 
     def _tensors_of(self, module: str, meta: Meta) -> dict[str, Tensor]:
         specs = tensor_specs(meta)

@@ -16,6 +16,7 @@ from gossamer.checkpoint.source import open_model
 from gossamer.compression.preview import predicted_bytes
 from gossamer.frontier.costs import LOW_RANK_CONFIG_BYTES, Costs, kernel_ms, packed_random
 from gossamer.frontier.levels import DENSE, SPARSE, fitting, is_low_rank, level, recipe_of
+from gossamer.kernels.table import product
 from gossamer.recipe.recipe import Calibration
 from gossamer.runtime.choose import choose_engine
 
@@ -95,3 +96,20 @@ def test_the_kernels_that_are_timed_are_those_of_the_format(name: str, shape: tu
     assert packed.format == "low_rank"
     assert packed.num_bytes == pytest.approx(predicted_bytes(shape, level(option).steps), rel=0.1)
     assert kernel_ms(shape, option) > 0
+
+
+@pytest.mark.parametrize(("choice", "wanted"), [("0", "bitmask"), ("1", "integer")])
+def test_a_bitmask_is_timed_in_the_form_that_the_engine_multiplies(
+    choice: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formats: set[str] = set()
+
+    def seen(meta: Any, tensors: Any) -> Any:
+        formats.add(meta["format"])
+        return product(meta, tensors)
+
+    option = next(name for name in SPARSE if packed_random((64, 128), name).format == "bitmask")
+    monkeypatch.setenv("GOSSAMER_EXPAND", choice)
+    monkeypatch.setattr("gossamer.frontier.costs.product", seen)
+    assert kernel_ms((64, 128), option) > 0
+    assert wanted in formats
