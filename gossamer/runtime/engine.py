@@ -77,6 +77,7 @@ class Engine:
         self.step_tokens = step_tokens
         plan = plan_of(weights.config)
         bound = bind(plan, weights)
+        self.notes = _notes(weights)
         self.max_positions = plan.max_positions
         self.weight_bytes_per_token: int = bound.weight_bytes()
         self.num_blocks = self._num_blocks(bound.cache_block_bytes(cache == "int8"), cache_tokens)
@@ -239,3 +240,13 @@ class Engine:
             return call(*arguments, **named)
         except RuntimeError as error:
             raise RunError(f"{self.where}: {error}.") from error
+
+
+def _notes(weights: Weights) -> tuple[str, ...]:
+    """What the engine does otherwise than the folder says."""
+    if not weights.expanded:
+        return ()
+    return (
+        f"{weights.expanded} bitmasks of int4 are multiplied as dense integers on this CPU, which takes the memory of "
+        "those; GOSSAMER_EXPAND=0 keeps them packed",
+    )

@@ -75,7 +75,8 @@ def write(
         ids, settings.max_tokens, sampling=settings.sampling, stops=sorted(settings.stops)
     )
     pieces = stream(tokenizer, tokens, settings.stops, settings.stop_strings)
-    return Writing(engine, activations, settings.notes, pieces)
+    notes = settings.notes + (writer.notes if isinstance(writer, Engine) else ())
+    return Writing(engine, activations, notes, pieces)
 
 
 def _writer(source: Source, path: str | Path, engine: str, activations: str) -> Engine | TorchEngine:

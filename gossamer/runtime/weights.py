@@ -53,6 +53,8 @@ class Weights:
         self._packed = packed
         self._tied = tied
         self._matrices: dict[tuple[str, bool], _native.Matrix] = {}
+        self.expanded = 0
+        """How many matrices are multiplied in another form than they are stored in."""
 
     def has(self, module: str) -> bool:
         """Whether the module has a weight of its own, packed or dense, or shares one by declaration."""
@@ -137,7 +139,9 @@ class Weights:
     def _made(self, meta: Meta, tensors: Tensors) -> table.NativeMatrix | None:
         """Return the native matrix; of an int4 bitmask a dense one where that is faster."""
         try:
-            return table.matrix(*as_multiplied(meta, tensors))
+            own_meta, own_tensors = as_multiplied(meta, tensors)
+            self.expanded += own_meta != meta
+            return table.matrix(own_meta, own_tensors)
         except ValueError as error:
             raise FormatError(f"{table.describe(meta)}: the native kernels refuse it: {error}") from error
 

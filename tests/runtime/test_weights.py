@@ -62,3 +62,5 @@ steps:
     packed, expanded = engines
     assert torch.equal(packed.logits(text_ids()), expanded.logits(text_ids()))
     assert packed.weight_bytes_per_token < expanded.weight_bytes_per_token
+    assert packed.notes == ()
+    assert expanded.notes[0].startswith("14 bitmasks of int4 are multiplied as dense integers")
