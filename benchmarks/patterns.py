@@ -132,7 +132,7 @@ def line(row: Row, each: dict[str, Any], runs: list[dict[str, Any]]) -> str:
         f"{quality['kl_mean']:.3f}",
         f"{quality['size_bytes'] / 1e6:.1f}",
         *(
-            f"{run['over_int4'][row.engine]:.2f}x" if row.engine in run["over_int4"] else "no kernel"
+            f"{run['over_int4'][row.engine]:.2f}x" if row.engine in run["over_int4"] else "not measured"
             for run in runs
         ),
         each["date"],
