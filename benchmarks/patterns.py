@@ -71,7 +71,7 @@ def main() -> None:
     record = {
         "cpu": cpu_model(),
         "versions": versions(),
-        "command": "python -m benchmarks.patterns",
+        "command": f"python -m benchmarks.patterns --windows {given.windows}",
         "results": results,
         "speeds": [speed for name in ENGINES for speed in speeds(given.out / name)],
     }

@@ -151,15 +151,17 @@ def descend_chunk_plainly(
     descent: Descent, first: int, change_CO: Tensor, group_size: int, bounds: tuple[float, float]
 ) -> None:
     """The reference of the native code, and what serves other devices."""
-    inverse_I = (1 / descent.hessian_II.diagonal()).tolist()
-    divisor_GO = nonzero(descent.scale_GO)
-    for index in range(first, first + len(change_CO)):
+    last = first + len(change_CO)
+    inverse_C = (1 / descent.hessian_II.diagonal()[first:last]).tolist()
+    for index in range(first, last):
         weight_O, at = descent.weight_IO[index], index // group_size
         slope_O = (
             descent.hessian_II[index, first:index] @ change_CO[: index - first] + descent.slope_IO[index]
         )
-        best_O = torch.sub(weight_O, slope_O, alpha=inverse_I[index])
-        code_O = best_O.sub_(descent.minimum_GO[at]).div_(divisor_GO[at]).round_().clamp_(*bounds)
+        best_O = torch.sub(weight_O, slope_O, alpha=inverse_C[index - first])
+        code_O = (
+            best_O.sub_(descent.minimum_GO[at]).div_(nonzero(descent.scale_GO[at])).round_().clamp_(*bounds)
+        )
         value_O = torch.addcmul(descent.minimum_GO[at], code_O, descent.scale_GO[at])
         if descent.kept_IO is not None:
             value_O *= descent.kept_IO[index]

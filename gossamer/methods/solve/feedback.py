@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from gossamer.kernels.dispatch import native_module
+from gossamer.methods.solve.grid import nonzero
 
 CHUNK_SIZE = 32
 
@@ -100,7 +101,7 @@ def fix_chunk_plainly(fixing: Fixing, first: int, error_CO: Tensor) -> None:
         if grids is not None:
             scale_O, minimum_O = grids.scale_GO[groups[index]], grids.minimum_GO[groups[index]]
             code_O = torch.sub(weight_O, minimum_O, out=grids.code_IO[first + index])
-            code_O.div_(scale_O.masked_fill(scale_O == 0, 1.0)).round_().clamp_(*grids.range)
+            code_O.div_(nonzero(scale_O)).round_().clamp_(*grids.range)
             value_O = torch.addcmul(minimum_O, code_O, scale_O)
         if fixing.kept_IO is not None:
             value_O *= fixing.kept_IO[first + index]
