@@ -1,12 +1,11 @@
 """`gossamer compress` and the recipes that it works by."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Model, Out, Overwrite, Resume
-from gossamer.cli.output import notes_of, print_json, print_result
+from gossamer.cli.arguments import MAX_SEED, Json, Model, Out, Overwrite, Resume
+from gossamer.cli.output import print_json, print_result, telling_what_is_kept
 from gossamer.cli.start import start
 from gossamer.errors import UsageError
 
@@ -52,18 +51,12 @@ def compress(
         previewed = preview(model, recipe, samples=samples, length=length, layers=layers, minutes=minutes)
         print_result(previewed, json_, print_preview)
         return
-    try:
-        with progress_bars() as progress:
-            result = run(
-                model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
-                overwrite=overwrite, resume=resume, minutes=minutes, device=device,
-                progress=progress,
-            )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        if not (kept := notes_of(interrupt)):
-            raise
-        typer.echo(f"gossamer: interrupted{kept}", err=True)
-        sys.exit(INTERRUPTED)
+    with telling_what_is_kept(), progress_bars() as progress:
+        result = run(
+            model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
+            overwrite=overwrite, resume=resume, minutes=minutes, device=device,
+            progress=progress,
+        )  # fmt: skip
     if not result.manifest:  # another than the first of several processes
         return
     if json_:

@@ -1,11 +1,15 @@
 """What a command prints on stdout: a table or JSON."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import typer
+
+from gossamer.cli.arguments import INTERRUPTED
 
 
 class _Result(Protocol):
@@ -39,3 +43,15 @@ def print_path(what: str, path: Path, as_json: bool) -> None:
 def notes_of(error: BaseException) -> str:
     """Return what was added to an error on its way, such as that a stopped run can go on, and how."""
     return "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+
+
+@contextmanager
+def telling_what_is_kept() -> Iterator[None]:
+    """Where work inside is interrupted and has kept something to go on from, say so, and end the command."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        if not (kept := notes_of(interrupt)):
+            raise
+        typer.echo(f"gossamer: interrupted{kept}", err=True)
+        sys.exit(INTERRUPTED)

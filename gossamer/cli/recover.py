@@ -1,12 +1,11 @@
 """`gossamer recover`."""
 
-import sys
 from typing import Annotated
 
 import typer
 
-from gossamer.cli.arguments import INTERRUPTED, MAX_SEED, Json, Out, Overwrite, Resume
-from gossamer.cli.output import notes_of, print_result
+from gossamer.cli.arguments import MAX_SEED, Json, Out, Overwrite, Resume
+from gossamer.cli.output import print_result, telling_what_is_kept
 from gossamer.cli.start import start
 
 Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compress` wrote; or a dense one.")]
@@ -91,15 +90,9 @@ def recover(
         )
         print_result(planned, json_, print_plan)
         return
-    try:
-        with progress_bars() as progress:
-            result = run(
-                model, parent=parent, out=out, text=text or (), lessons=lessons, minutes=minutes, steps=steps,
-                settings=settings, overwrite=overwrite, resume=resume, progress=progress,
-            )  # fmt: skip
-    except KeyboardInterrupt as interrupt:
-        if not (kept := notes_of(interrupt)):
-            raise
-        typer.echo(f"gossamer: interrupted{kept}", err=True)
-        sys.exit(INTERRUPTED)
+    with telling_what_is_kept(), progress_bars() as progress:
+        result = run(
+            model, parent=parent, out=out, text=text or (), lessons=lessons, minutes=minutes, steps=steps,
+            settings=settings, overwrite=overwrite, resume=resume, progress=progress,
+        )  # fmt: skip
     print_result(result, json_, print_recovered)
