@@ -1,21 +1,20 @@
 """Kept weights on the grid that the folder has for them: rounded in every step, trained straight through.
 
-    symmetric     w = s q             q = clamp(round(u), -2^(b-1), 2^(b-1) - 1)
-    asymmetric    w = s q + m         q = clamp(round(u), 0, 2^b - 1)
+    symmetric     w = s q             q = clamp(round(v / s0), -2^(b-1), 2^(b-1) - 1)
+    asymmetric    w = s q + m         q = clamp(round(v / s0), 0, 2^b - 1)
 
-What is trained is u, a code before it is rounded, and with it s and m, float16 in every step, as they are stored:
+What is trained is v, a weight before it is rounded (above m, where there is one), measured by the scale s0 with which
+training began; and with it s and m, float16 in every step, as they are stored:
 
-    dw/du = s inside the range of the codes, 0 outside (straight through)      dw/ds = q      dw/dm = 1
+    dw/dv = s / s0 inside the range of the codes, 0 outside (straight through)      dw/ds = q      dw/dm = 1
 
-These are trained step sizes (LSQ, Esser et al. 2019, arXiv 1902.10153, eqs. 2 and 5) with u = v / s in the place of the
-paper's v. Its eq. 3, q - v/s, is the gradient where v stays while s moves; where training starts from a folder, all v
-on their grid, that is nothing but rounding errors, and Adam would make steps of them. Scales are s = s0 exp(a), which
+These are trained step sizes (LSQ, Esser et al. 2019, arXiv 1902.10153, eqs. 2 and 5), but for s0 in the place of s.
+The paper's eq. 3, dw/ds = q - v/s, is the gradient where v stays while s moves; where training starts from a folder, all
+v on their grid, that is nothing but rounding errors, and Adam would make steps of them. Scales are s = s0 exp(a), which
 keeps their sign, and minima m = m0 + s0 b: a step of Adam then is a share of a scale, whatever its size.
 
 O output features, I input features, G groups of g inputs, n kept weights.
 """
-
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +28,7 @@ WITHIN_CELL = 0.45
 
 
 class GridWeight(KeptWeight):
-    """Kept weights that are stored as codes with scales; `values_n` are codes before they are rounded."""
-
-    kind: ClassVar[Kind] = "code"
+    """Kept weights that are stored as codes with scales; `values_n` are v, not yet rounded."""
 
     def __init__(self, quantized: Quantized, mask_OI: Tensor) -> None:
         super().__init__(mask_OI)
@@ -55,9 +52,9 @@ class GridWeight(KeptWeight):
 
         A code between two weights that would do as well then needs little to change, and one that is sure needs much.
         """
-        scale_OI = nonzero(self.scale_OG).repeat_interleave(self.group_size, 1)
-        beside_OI = (wanted_OI - self.working_OI).div_(scale_OI)
-        self.values_n.add_(self.take(beside_OI).clamp(-WITHIN_CELL, WITHIN_CELL))
+        beside_n = self.take(wanted_OI - self.working_OI)
+        most_n = WITHIN_CELL * self._unit().abs()
+        self.values_n.add_(torch.clamp(beside_n, -most_n, most_n))
         self.refresh()
 
     def quantized(self) -> Quantized:
@@ -90,18 +87,17 @@ class GridWeight(KeptWeight):
         self.shift_OG = None if minimum_OG is None else nn.Parameter(torch.zeros_like(scale_OG))
 
     def _centred(self, codes_OI: Tensor) -> Tensor:
-        """Return stored codes at the kept places as q, float32."""
-        return self.take(codes_OI).float() + (self._low if self.symmetric else 0)
+        """Return the v in the middle of the cells of stored codes."""
+        code_n = self.take(codes_OI).float() + (self._low if self.symmetric else 0)
+        return code_n.mul_(self._unit())
 
     def _write(self, added_n: Tensor | None) -> None:
         self.scale_OG = to_float16(self._first_scale_OG * self.growth_OG.detach().exp())
         if self._first_minimum_OG is not None and self.shift_OG is not None:
             moved_OG = self._first_minimum_OG + self._first_scale_OG * self.shift_OG.detach()
             self.minimum_OG = to_float16(moved_OG)
-        latent_n = self.values_n.detach()
-        if added_n is not None:
-            latent_n = latent_n + added_n / self._of_kept(nonzero(self.scale_OG))
-        rounded_n = latent_n.round()
+        latent_n = self.values_n.detach() if added_n is None else self.values_n.detach() + added_n
+        rounded_n = latent_n.div(self._unit()).round_()
         self._code_n = rounded_n.clamp(self._low, self._high)
         self._inside_n = rounded_n == self._code_n
         value_OGg = self._grouped(self.place(self._code_n)) * self.scale_OG[:, :, None]
@@ -114,8 +110,12 @@ class GridWeight(KeptWeight):
     def _grouped(self, matrix_OI: Tensor) -> Tensor:
         return matrix_OI.view(self.shape[0], -1, self.group_size)
 
+    def _unit(self) -> Tensor:
+        """Return s0 of each kept weight, [n]."""
+        return self._of_kept(nonzero(self._first_scale_OG))
+
     def _of_kept(self, scale_OG: Tensor) -> Tensor:
-        """Return the scale of each kept weight, [n]."""
+        """Return what belongs to the group of each kept weight, [n]."""
         return self.take(scale_OG.repeat_interleave(self.group_size, 1))
 
     def _settle(self, grad_n: Tensor) -> Tensor:
@@ -124,6 +124,7 @@ class GridWeight(KeptWeight):
         if self.shift_OG is not None:
             self.shift_OG.grad = self._grouped(self.place(grad_n)).sum(2).mul_(self._first_scale_OG)
         passed_n = grad_n * self._inside_n
+        passed_n.mul_(self._of_kept(self.scale_OG / nonzero(self._first_scale_OG)))
         if self.adapter is None:
-            grad_n.copy_(passed_n).mul_(self._of_kept(self.scale_OG))
+            grad_n.copy_(passed_n)
         return passed_n

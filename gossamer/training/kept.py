@@ -9,21 +9,20 @@ O output features, I input features, n kept weights.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.training.adapter import Adapter
 
-Kind = Literal["weight", "code", "scale"]
-"""What a number that is trained is measured in: weights; steps of their grid; a scale's own size."""
+Kind = Literal["weight", "scale"]
+"""What a number that is trained is measured in: weights; a scale's own size."""
 
 
 class KeptWeight(ABC):
     """One matrix whose kept weights are trained."""
 
-    kind: ClassVar[Kind] = "weight"
     values_n: nn.Parameter
     """float32, before rounding; collects the gradient of `working_OI` at the kept places."""
 
@@ -54,7 +53,7 @@ class KeptWeight(ABC):
     def trained(self) -> dict[str, tuple[nn.Parameter, Kind]]:
         """What the optimizer moves, by name: the values, or the adapter in their place."""
         if self.adapter is None:
-            return {"values": (self.values_n, self.kind)}
+            return {"values": (self.values_n, "weight")}
         return {name: (each, "weight") for name, each in self.adapter.masters().items()}
 
     @torch.no_grad()

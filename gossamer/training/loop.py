@@ -14,18 +14,17 @@ windows left out.
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.errors import CheckpointError
 from gossamer.progress import Progress
-from gossamer.training.objective import loss_of, weights_of
+from gossamer.training.objective import cross_entropy, loss_of, weights_of
 from gossamer.training.precision import mixed_precision
 from gossamer.training.schedule import Schedule
 from gossamer.training.settings import FACTORS, TrainingSettings
@@ -111,9 +110,9 @@ def step(run: Run, state: TrainingState, numbers: list[int]) -> bool:
     return finite
 
 
-def learn(run: Run, numbers: list[int], share: float) -> float:
+def learn(run: Run, numbers: Sequence[int], share: float) -> float:
     """Add the gradient of the loss on these windows, times their share of the step; return the loss times it."""
-    ids_BL = run.text.ids_NL[numbers]
+    ids_BL = run.text.ids_NL[list(numbers)]
     with mixed_precision():
         loss = loss_of(
             run.student.model, run.teacher, run.settings.objective, numbers, ids_BL, run.text.first
@@ -125,16 +124,17 @@ def learn(run: Run, numbers: list[int], share: float) -> float:
 def judge(run: Run, state: TrainingState) -> None:
     """Judge the student on the held-out text, exactly (float32), and remember it if none was better."""
     kl = nll = 0.0
-    count = len(run.text.held_out)
+    done, count = 0, len(run.text.held_out)
     with torch.inference_mode():
-        for done, number in enumerate(run.text.held_out):
+        for numbers in _parts(run.text.held_out, run.settings.at_once(run.text.ids_NL.shape[1])):
             if not state.curve:
                 run.progress("judging the held-out text", done, count)
-            ids_BL = run.text.ids_NL[[number]]
-            logits_TV = run.student.model(ids_BL, use_cache=False).logits[0]
-            weight_T = weights_of(ids_BL, run.text.first)
-            kl += float(run.teacher.answer([number], ids_BL).divergence(logits_TV, weight_T, 1.0)) / count
-            nll += _cross_entropy(logits_TV, ids_BL[0], run.text.first) / count
+            ids_BL, share = run.text.ids_NL[list(numbers)], len(numbers) / count
+            logits_BLV = run.student.model(ids_BL, use_cache=False).logits
+            answer, weight_T = run.teacher.answer(numbers, ids_BL), weights_of(ids_BL, run.text.first)
+            kl += share * float(answer.divergence(logits_BLV.flatten(0, 1), weight_T, 1.0))
+            nll += share * float(cross_entropy(logits_BLV, ids_BL, run.text.first))
+            done += len(numbers)
     if not state.curve:
         run.progress("judging the held-out text", count, count)
         if not math.isfinite(kl):
@@ -209,10 +209,6 @@ def _tell_judged(run: Run, state: TrainingState) -> None:
     )
 
 
-def _parts(numbers: list[int], at_once: int) -> Iterator[list[int]]:
+def _parts(numbers: Sequence[int], at_once: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(numbers), at_once):
         yield numbers[start : start + at_once]
-
-
-def _cross_entropy(logits_TV: Tensor, ids_L: Tensor, first: int) -> float:
-    return float(functional.cross_entropy(logits_TV[first - 1 : -1].float(), ids_L[first:]))

@@ -53,7 +53,7 @@ def loss_of(
     kl = answer.divergence(logits_TV, weight_T, objective.temperature)
     total = kl
     if objective.labels:
-        total = total + objective.labels * _cross_entropy(output.logits, ids_BL, first)
+        total = total + objective.labels * cross_entropy(output.logits, ids_BL, first)
     if objective.hidden:
         total = total + objective.hidden * square_head(output.hidden_states, answer.hidden)
     return Loss(total, float(kl.detach()) / objective.temperature**2)
@@ -75,6 +75,7 @@ def square_head(hidden: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
     return torch.stack(errors).mean()
 
 
-def _cross_entropy(logits_BLV: Tensor, ids_BL: Tensor, first: int) -> Tensor:
+def cross_entropy(logits_BLV: Tensor, ids_BL: Tensor, first: int) -> Tensor:
+    """Return the mean cross entropy of the tokens from `first` on, nats."""
     predicted_PV = logits_BLV[:, first - 1 : -1].flatten(0, 1).float()
     return functional.cross_entropy(predicted_PV, ids_BL[:, first:].flatten())

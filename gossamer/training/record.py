@@ -44,6 +44,8 @@ class Facts:
     minutes: float | None
     steps: int | None
     optimizer_bytes: int
+    operations_of_token: int
+    peak_operations: float
 
 
 def write(
@@ -104,6 +106,11 @@ def record_of(
         "tokens": state.tokens,
         "seconds": state.seconds(),
         "tokens_per_s": state.curve[-1].tokens / training,
+        "peak_operations_per_s": facts.peak_operations,
+        "share_of_peak": state.curve[-1].tokens
+        / training
+        * facts.operations_of_token
+        / facts.peak_operations,
         "held_out_kl": {"before": before.kl, "after": after.kl},
         "held_out_perplexity": {"before": before.perplexity, "after": after.perplexity},
         "best_step": state.best_step,

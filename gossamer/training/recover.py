@@ -13,6 +13,7 @@ from gossamer.checkpoint.write.writer import FolderWriter, check_target
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.progress import Progress, silent
+from gossamer.training.effort import operations_of_token, peak_operations
 from gossamer.training.enrol import check_causal, enrol
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teacher import LessonTeacher, check_objective
@@ -153,6 +154,8 @@ def _trained(
         given.minutes,
         given.steps,
         optimizer_bytes(optimizer),
+        operations_of_token(student, given.lessons is None),
+        peak_operations(),
     )
     return student, facts
 

@@ -9,7 +9,7 @@ from gossamer.errors import UsageError
 WARM_UP_STEPS = 8
 LAST_RATE = 0.05
 """Of the learning rate, at the end of the cosine."""
-JUDGED = 8
+JUDGED = 6
 """How often the held-out text is judged on the way, the end included."""
 KEPT = 32
 """How often a state is kept in a run that is counted in steps."""

@@ -21,21 +21,28 @@ def weight_of(symmetric: bool, kept: float, bits: int = 3, seed: int = 0) -> tup
     grid = Grid(bits=bits, group_size=32, symmetric=symmetric, search=False)
     weight = GridWeight(quantize(weight_OI, grid, mask_OI=mask_OI), mask_OI)
     with torch.no_grad():
-        weight.values_n.add_(1.5 * torch.randn(weight.values_n.shape, generator=generator))
+        scale_OI = weight.scale_OG.abs().repeat_interleave(32, 1)
+        weight.values_n.add_(
+            1.5 * weight.take(scale_OI) * torch.randn(weight.values_n.shape, generator=generator)
+        )
     weight.refresh()
     return weight, mask_OI
 
 
-def published(u: float, s: float, low: int, high: int) -> tuple[float, float, float]:
-    """Code, and the derivatives of s q + m for u and s (LSQ's equations 2 and 5; codes stay while scales move)."""
-    code = min(max(round(u), low), high)
-    return code, s if code == round(u) else 0.0, float(code)
+def published(v: float, s: float, s0: float, low: int, high: int) -> tuple[float, float, float]:
+    """Code, and the derivatives of s q + m for v and s (LSQ's equations 2 and 5; codes stay while scales move)."""
+    code = min(max(round(v / s0), low), high)
+    return code, s / s0 if code == round(v / s0) else 0.0, float(code)
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("kept", [1.0, 0.5])
 def test_gradients_are_those_of_the_published_equations(symmetric: bool, kept: float) -> None:
     weight, mask_OI = weight_of(symmetric, kept)
+    first_OG = weight.scale_OG
+    with torch.no_grad():
+        weight.growth_OG.copy_(torch.linspace(-0.3, 0.3, 2 * ROWS).view(ROWS, 2))
+    weight.refresh()
     gradient_OI = torch.randn(ROWS, COLUMNS, generator=torch.Generator().manual_seed(1))
     weight.values_n.grad = weight.take(gradient_OI).clone()
     weight.settle()
@@ -44,13 +51,13 @@ def test_gradients_are_those_of_the_published_equations(symmetric: bool, kept: f
     wanted_v = torch.zeros(ROWS, COLUMNS)
     wanted_s, wanted_m = torch.zeros(ROWS, 2), torch.zeros(ROWS, 2)
     for o, i in mask_OI.nonzero().tolist():
-        s = float(weight.scale_OG[o, i // 32])
+        s, s0 = float(weight.scale_OG[o, i // 32]), float(first_OG[o, i // 32])
         m = 0.0 if weight.minimum_OG is None else float(weight.minimum_OG[o, i // 32])
-        code, by_u, by_s = published(float(latent_OI[o, i]), s, low, high)
+        code, by_v, by_s = published(float(latent_OI[o, i]), s, s0, low, high)
         assert float(weight.working_OI[o, i]) == pytest.approx(code * s + m, abs=1e-6)
-        wanted_v[o, i] = by_u * gradient_OI[o, i]
+        wanted_v[o, i] = by_v * gradient_OI[o, i]
         wanted_s[o, i // 32] += by_s * gradient_OI[o, i] * s
-        wanted_m[o, i // 32] += gradient_OI[o, i] * s
+        wanted_m[o, i // 32] += gradient_OI[o, i] * s0
     assert float((wanted_v[mask_OI] == 0).float().mean()) > 0.01  # some are clipped
     torch.testing.assert_close(weight.values_n.grad, wanted_v[mask_OI])
     torch.testing.assert_close(weight.growth_OG.grad, wanted_s, rtol=1e-4, atol=1e-5)

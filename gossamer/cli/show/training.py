@@ -52,7 +52,8 @@ def print_recovered(result: "Recovered") -> None:
             ("learnt from", f"{record['tokens']:,} tokens in {record['steps']} steps"),
             (
                 "time",
-                number(record["seconds"], 1, " s") + f", {record['tokens_per_s']:,.0f} tokens/s in training",
+                f"{number(record['seconds'], 1, ' s')}, {record['tokens_per_s']:,.0f} tokens/s in training, "
+                f"{record['share_of_peak']:.0%} of what the machine multiplies",
             ),
             (
                 "zeros that stayed",
