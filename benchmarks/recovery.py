@@ -1,11 +1,13 @@
 """What recovery gives back: recipes before and after `gossamer recover`, in one table.
 
-    python -m benchmarks.recovery [--only NAME ...] [--minutes M | --steps N] [--through COMMAND] [--work DIR] [--out DIR]
+    python -m benchmarks.recovery [--only NAME ...] [--minutes M | --steps N] [--through COMMAND] [--work DIR]
+                                  [--out DIR]
 
-SmolLM2-135M. Each row's recipe is compressed once and recovered with the demo's calibration text, by the divergence from
-the dense parent alone; perplexity and KL beside the parent are measured on the demo's evaluation text, which neither has
-seen. `--through` is put before each recovery (a command that keeps the machine quiet). Folders and figures stay in the
-work folder: what is there is not made again, and a run that was stopped goes on. Writes recovery.json, .md and .svg.
+SmolLM2-135M. Each row's recipe is compressed once and recovered with the demo's calibration text, by the divergence
+from the dense parent alone; perplexity and KL beside the parent are measured on the demo's evaluation text, which
+neither has seen. `--through` is put before each recovery (a command that keeps the machine quiet). Folders and figures
+stay in the work folder: what is there is not made again, and a run that was stopped goes on. Writes recovery.json, .md
+and .svg.
 """
 
 import argparse

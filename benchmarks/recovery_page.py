@@ -20,9 +20,9 @@ def as_page(record: dict[str, Any]) -> str:
         "",
         f"`{record['command']}` on {record['cpu']}; "
         + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        + ". SmolLM2-135M. Trained on the demo's calibration text by KL to the dense parent alone (no labels), all kept "
-        "weights, norms and scales, the same bytes and zeros; judged on the demo's evaluation text. Ratio: perplexity over "
-        "that of the dense parent. Share: of the products that the machine's measured peak allows.",
+        + ". SmolLM2-135M. Trained on the demo's calibration text by KL to the dense parent alone (no labels), all "
+        "kept weights, norms and scales, the same bytes and zeros; judged on the demo's evaluation text. Ratio: "
+        "perplexity over that of the dense parent. Share: of the products that the machine's measured peak allows.",
         "",
         "![held-out KL against tokens](recovery.svg)",
         "",

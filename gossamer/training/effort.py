@@ -1,8 +1,8 @@
 """How much of what the machine can multiply a run has used.
 
-Counted are products of matrices of weights, two operations a weight and token each: the student forward, its gradient of
-the inputs, its gradient of the weights where these are trained, and the teacher forward where it runs beside it. Attention
-and all that is not a product are left out, so that the share says what they cost.
+Counted are products with matrices of weights, two operations a weight and token each: the student forward, its gradient
+of the inputs, its gradient of the weights where these are trained, and the teacher forward where it runs beside it.
+Attention and all that is not a product are left out, so that the share says what they cost.
 """
 
 import time

@@ -8,9 +8,9 @@ training began; and with it s and m, float16 in every step, as they are stored:
 
     dw/dv = s / s0 inside the range of the codes, 0 outside (straight through)      dw/ds = q      dw/dm = 1
 
-These are trained step sizes (LSQ, Esser et al. 2019, arXiv 1902.10153, eqs. 2 and 5), but for s0 in the place of s.
-The paper's eq. 3, dw/ds = q - v/s, is the gradient where v stays while s moves; where training starts from a folder, all
-v on their grid, that is nothing but rounding errors, and Adam would make steps of them. Scales are s = s0 exp(a), which
+These are trained step sizes (LSQ, Esser et al. 2019, arXiv 1902.10153, eqs. 2 and 5), but for s0 in the place of s. The
+paper's eq. 3, dw/ds = q - v/s, is the gradient where v stays while s moves; where training starts from a folder, all v
+on their grid, that is nothing but rounding errors, and Adam would make steps of them. Scales are s = s0 exp(a), which
 keeps their sign, and minima m = m0 + s0 b: a step of Adam then is a share of a scale, whatever its size.
 
 O output features, I input features, G groups of g inputs, n kept weights.
