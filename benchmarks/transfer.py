@@ -3,8 +3,8 @@
     python -m benchmarks.transfer BEFORE AFTER [MIXED ...] [--windows N] [--out DIR]
 
 BEFORE, AFTER, MIXED: folders of SmolLM2-135M before recovery, and after it with this text or that. Each is judged on
-the demo's evaluation text and on the domains of `benchmarks/domains.py`, as a ratio to the dense parent's perplexity and by
-the KL to the parent. Writes transfer.json and transfer.md.
+the demo's evaluation text and on the domains of `benchmarks/domains.py`, as a ratio to the dense parent's perplexity
+and by the KL to the parent. Writes transfer.json and transfer.md.
 """
 
 import argparse
@@ -74,8 +74,8 @@ def as_page(record: dict[str, Any]) -> str:
         "",
         f"`{record['command']}` on {record['cpu']}; "
         + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        + ". SmolLM2-135M. Ratio to the dense parent's perplexity, and KL to the parent in nats a token. News: sections "
-        "A to C of the Brown corpus; speeches: State of the Union since 1946; of each every second document.",
+        + ". SmolLM2-135M. Ratio to the dense parent's perplexity, and KL to the parent in nats a token. News: "
+        "sections A to C of the Brown corpus; speeches: State of the Union since 1946; every second document of each.",
         "",
         "| folder | learnt from | " + " | ".join(domains) + " |",
         "|---" * (2 + len(domains)) + "|",
