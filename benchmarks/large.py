@@ -77,7 +77,7 @@ def random_codes(outputs: int, inputs: int, bits: int, group: int, seed: int) ->
 
 
 def write_folder(folder: Path, pack: Callable[[Quantized, int], PackedWeight]) -> None:
-    """Write int4 in groups of 64, packed by `pack`; embedding and head in one int8 table."""
+    """Write int4 in groups of 64, packed by `pack`; embedding and head in one table of 6 bits."""
     modules: dict[str, Any] = {}
     tensors: dict[str, Any] = {}
 
@@ -86,7 +86,7 @@ def write_folder(folder: Path, pack: Callable[[Quantized, int], PackedWeight]) -
             modules[name] = meta
             tensors.update({f"{name}.{key}": part.numpy() for key, part in parts.items()})
 
-    table = IntegerWeight.pack(random_codes(VOCABULARY, HIDDEN, 8, 64, 0))
+    table = IntegerWeight.pack(random_codes(VOCABULARY, HIDDEN, 6, 32, 0))
     put(["model.embed_tokens"], table.meta(), table.tensors())
     for seed, (linear, (_, outputs, inputs)) in enumerate(LINEARS.items()):
         quantized = random_codes(outputs, inputs, 4, 64, seed)
