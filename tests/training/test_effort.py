@@ -5,7 +5,7 @@ import torch
 from gossamer.checkpoint.source import open_model
 from gossamer.training.effort import operations_of_token, peak_operations
 from gossamer.training.enrol import enrol
-from tests.training.folders import Folders
+from tests.training.conftest import Folders
 
 
 def test_a_token_takes_three_products_of_what_is_trained_and_two_of_the_rest(folders: Folders) -> None:
