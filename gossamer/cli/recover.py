@@ -38,6 +38,9 @@ Hidden = Annotated[float, typer.Option(help="Weight of the parent's hidden state
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
 ]
+AllReduce = Annotated[
+    str, typer.Option(help="How torchrun's processes add up gradients: exact, or rounded to bf16.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Which windows come when.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")]
 
@@ -60,6 +63,7 @@ def recover(
     labels: Labels = 0.0,
     hidden: Hidden = 0.0,
     checkpointing: Checkpointing = False,
+    all_reduce: AllReduce = "exact",
     seed: Seed = 0,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -77,6 +81,7 @@ def recover(
     settings = TrainingSettings(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
+        all_reduce=all_reduce,  # type: ignore[arg-type]
     )  # fmt: skip
     if dry_run:
         planned = plan(
@@ -95,4 +100,5 @@ def recover(
             model, parent=parent, out=out, text=text or (), lessons=lessons, minutes=minutes, steps=steps,
             settings=settings, overwrite=overwrite, resume=resume, progress=progress,
         )  # fmt: skip
-    print_result(result, json_, print_recovered)
+    if result.record:  # else another than the first of several processes
+        print_result(result, json_, print_recovered)

@@ -10,11 +10,13 @@ from gossamer.checkpoint.manifest import read_manifest
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.checkpoint.write.writer import FolderWriter, check_target
+from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.progress import Progress, silent
 from gossamer.training.effort import operations_of_token, peak_operations
 from gossamer.training.enrol import check_causal, enrol
+from gossamer.training.exchange import Exchange
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teacher import LessonTeacher, check_objective
 from gossamer.training.loop import Run, optimizer_of, train
@@ -23,6 +25,7 @@ from gossamer.training.record import Facts, write
 from gossamer.training.schedule import Schedule, check_effort
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.state import TrainingState, load, put_back
+from gossamer.training.states import States
 from gossamer.training.student import Student, optimizer_bytes
 from gossamer.training.teacher import DenseTeacher, Teacher
 from gossamer.training.text import TrainingText, read_text, text_of_lessons
@@ -70,7 +73,10 @@ def recover(
         settings: what is trained and how.
         overwrite: replace `out` if it is a model folder.
         resume: go on from where a run to the same `out` was stopped, if there was one.
-        progress: called as the work goes on.
+        progress: called as the work goes on, in the first process alone.
+
+    Started by torchrun, the processes share the windows of each step, and the first one writes; the others get an empty
+    record.
 
     Raises:
         GossamerError: bad model, parent, text, settings or target; nothing has been written then.
@@ -83,16 +89,22 @@ def recover(
     check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
     words, answers = read(student_source, text, lessons, settings, progress)
     given = _Given(student_source, parent_source, words, answers, settings, minutes, steps)
-    with (
-        PeakMemory() as memory,
-        WorkFolder(out, resume, "steps") as work,
-        FolderWriter(out, overwrite, work.path) as writer,
-    ):
-        work.begin(given.identity())
-        state = load(work) or TrainingState(started=started)
-        student, facts = _trained(given, state, work, progress)
-        record = write(student_source, student, state, facts, memory, writer, progress)
-        writer.commit()
+    with Processes() as processes:
+        if processes.index > 0:
+            states = States(None, processes)
+            _trained(given, load(states) or TrainingState(started=started), states, silent)
+            return Recovered(out, {})
+        with (
+            PeakMemory() as memory,
+            WorkFolder(out, resume, "steps") as work,
+            FolderWriter(out, overwrite, work.path) as writer,
+        ):
+            work.begin(given.identity())
+            states = States(work, processes)
+            state = load(states) or TrainingState(started=started)
+            student, facts = _trained(given, state, states, progress)
+            record = write(student_source, student, state, facts, memory, writer, progress)
+            writer.commit()
     return Recovered(out, record)
 
 
@@ -124,13 +136,15 @@ class _Given:
 
 
 def _trained(
-    given: _Given, state: TrainingState, work: WorkFolder, progress: Progress
+    given: _Given, state: TrainingState, states: States, progress: Progress
 ) -> tuple[Student, Facts]:
     """Train; the teacher's memory is free again afterwards."""
-    began, settings = time.monotonic(), given.settings
+    began, settings, processes = time.monotonic(), given.settings, states.processes
     student = enrol(
         given.student, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
     )
+    if settings.all_reduce != "exact" and processes.count == 1:
+        student.notes.append(f"--all-reduce {settings.all_reduce}: a single process sends nothing")
     for note in student.notes:
         progress(note, 0, 0)
     if settings.checkpointing:
@@ -141,11 +155,12 @@ def _trained(
     del parent
     optimizer = optimizer_of(student, settings)
     if state.resumed:
-        put_back(state, student, optimizer, work)
-    work.go()
+        put_back(state, student, optimizer, states)
+    states.go()
     state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
     schedule = Schedule(given.steps, given.minutes, state.seconds)
-    train(Run(student, teacher, given.text, settings, schedule, optimizer, work, progress), state)
+    exchange = Exchange(processes, student, settings.all_reduce)
+    train(Run(student, teacher, given.text, settings, schedule, optimizer, states, exchange, progress), state)
     facts = Facts(
         given.parent,
         teacher.record(),
@@ -155,7 +170,9 @@ def _trained(
         given.steps,
         optimizer_bytes(optimizer),
         operations_of_token(student, given.lessons is None),
-        peak_operations(),
+        processes.sums(peak_operations())[0],
+        processes.count,
+        exchange.record(),
     )
     return student, facts
 
