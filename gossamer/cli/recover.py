@@ -1,5 +1,6 @@
 """`gossamer recover`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +13,20 @@ Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compre
 Parent = Annotated[str, typer.Option(help="The dense model that it was made of.")]
 Text = Annotated[
     list[str] | None,
-    typer.Option(help="Text to learn from: file, folder or data set. May be given several times."),
+    typer.Option(
+        help="Text to learn from: file, folder or data set; self: written by the parent. May be given several times."
+    ),
 ]
 LessonFolder = Annotated[
     str | None, typer.Option("--lessons", help="In place of --text: a folder that `teach` wrote.")
 ]
+SelfTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="How much the parent writes. Default: what --steps read, or what it writes in a fifth of --minutes."
+    ),
+]
+TextOut = Annotated[Path | None, typer.Option(help="Keep the text that the parent writes in this new file.")]
 Minutes = Annotated[float | None, typer.Option(help="What the whole run may take.")]
 Steps = Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")]
 Train = Annotated[
@@ -51,6 +61,8 @@ def recover(
     out: Out,
     text: Text = None,
     lessons: LessonFolder = None,
+    self_tokens: SelfTokens = None,
+    text_out: TextOut = None,
     minutes: Minutes = None,
     steps: Steps = None,
     train: Train = "all",
@@ -89,6 +101,8 @@ def recover(
             parent=parent,
             text=text or (),
             lessons=lessons,
+            self_tokens=self_tokens,
+            text_out=text_out,
             minutes=minutes,
             steps=steps,
             settings=settings,
@@ -97,7 +111,8 @@ def recover(
         return
     with telling_what_is_kept(), progress_bars() as progress:
         result = run(
-            model, parent=parent, out=out, text=text or (), lessons=lessons, minutes=minutes, steps=steps,
+            model, parent=parent, out=out, text=text or (), lessons=lessons, self_tokens=self_tokens,
+            text_out=text_out, minutes=minutes, steps=steps,
             settings=settings, overwrite=overwrite, resume=resume, progress=progress,
         )  # fmt: skip
     if result.record:  # else another than the first of several processes

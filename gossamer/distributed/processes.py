@@ -7,6 +7,7 @@ only difference. What they exchange passes through the CPU, whichever device it 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,8 @@ from torch.utils import _pytree as tree
 from gossamer.errors import ProcessError, UsageError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+"""One that has ended is noticed at once; one that works alone for long (writes, reads, is suspended) is waited for."""
 
 
 class Processes:
@@ -28,7 +31,7 @@ class Processes:
 
     def __enter__(self) -> "Processes":
         if self.count > 1:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", timeout=PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -99,9 +99,9 @@ def test_a_window_for_one_of_them_is_a_step_for_both_and_bf16_halves_the_bytes(
     assert any("a single process sends nothing" in note for note in noted["notes"])
 
 
-def test_the_clock_of_the_first_stops_all(folders: Folders, text: Path, tmp_path: Path) -> None:
+def test_the_first_writes_text_for_all_and_its_clock_stops_all(folders: Folders, tmp_path: Path) -> None:
     parent, small = folders("float")
-    given = ("recover", small, "--parent", parent, "--text", text, "--length", 32, "--minutes", 0.2)
+    given = ("recover", small, "--parent", parent, "--text", "self", "--length", 32, "--minutes", 0.2)
     result = torchrun("gossamer", *given, "--out", tmp_path / "out", "--json")
     assert result.returncode == 0, result.stderr
     record = json.loads(result.stdout)

@@ -40,7 +40,7 @@ class WorkFolder:
         self.out, self.unit = resolved(out), unit
         self.path = self.out.parent / f".{self.out.name}.run"
         self.progress: dict[str, Any] | None = None
-        self._resume = resume
+        self.resumes = resume
         self._identity: dict[str, Any] = {}
         self._going = False
 
@@ -51,7 +51,7 @@ class WorkFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.progress = self._read_progress()
-            if self.progress is not None and not self._resume:
+            if self.progress is not None and not self.resumes:
                 raise UsageError(f"{self.out} is not finished: {self.how_to_go_on()}")
             if self.progress is None:
                 self._clear()
