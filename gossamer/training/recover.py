@@ -103,27 +103,17 @@ def recover(
     check_target(out, overwrite)
     student_source, parent_source = open_both(model, parent)
     check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
-    given = _Given(student_source, parent_source, settings, minutes, steps)
+    given = _Given(student_source, parent_source, texts, own, lessons, settings, minutes, steps)
     with Processes() as processes:
         if processes.index > 0:
-            states = States(None, processes)
-            state = load(states) or TrainingState(started=started)
-            answers = None if lessons is None else Lessons(lessons)
-            _trained(given, shared(None, processes), answers, state, states, silent)
+            _helped(given, processes, started)
             return Recovered(out, {})
         with (
             PeakMemory() as memory,
             WorkFolder(out, resume, "steps") as work,
             FolderWriter(out, overwrite, work.path) as writer,
         ):
-            states = States(work, processes)
-            words, answers, notes = _read_or_write(given, texts, own, lessons, work, progress)
-            work.begin(given.identity(words, answers))
-            state = load(states) or TrainingState(started=started)
-            state.notes += notes
-            student, facts = _trained(given, shared(words, processes), answers, state, states, progress)
-            record = write(student_source, student, state, facts, memory, writer, progress)
-            writer.commit()
+            record = _led(given, processes, started, work, writer, memory, progress)
     return Recovered(out, record)
 
 
@@ -133,6 +123,9 @@ class _Given:
 
     student: Source
     parent: Source
+    texts: list[str | Path]
+    own: OwnText
+    lessons: str | Path | None
     settings: TrainingSettings
     minutes: float | None
     steps: int | None
@@ -152,20 +145,44 @@ class _Given:
         }
 
 
-def _read_or_write(
+def _led(
     given: _Given,
-    texts: list[str | Path],
-    own: OwnText,
-    lessons: str | Path | None,
+    processes: Processes,
+    started: float,
     work: WorkFolder,
+    writer: FolderWriter,
+    memory: PeakMemory,
     progress: Progress,
+) -> dict[str, Any]:
+    """Do the work of the first process: read text, train, write the folder; return the record of the run."""
+    words, answers, notes = _read_or_write(given, work, progress)
+    work.begin(given.identity(words, answers))
+    states = States(work, processes)
+    state = load(states) or TrainingState(started=started)
+    state.notes += notes
+    student, facts = _trained(given, shared(words, processes), answers, state, states, progress)
+    record = write(given.student, student, state, facts, memory, writer, progress)
+    writer.commit()
+    return record
+
+
+def _helped(given: _Given, processes: Processes, started: float) -> None:
+    """Train beside the first process, which alone reads text and writes."""
+    states = States(None, processes)
+    state = load(states) or TrainingState(started=started)
+    answers = None if given.lessons is None else Lessons(given.lessons)
+    _trained(given, shared(None, processes), answers, state, states, silent)
+
+
+def _read_or_write(
+    given: _Given, work: WorkFolder, progress: Progress
 ) -> tuple[TrainingText, Lessons | None, list[str]]:
     """Return what is learnt from, with notes; text that the parent is to write is written first, or found."""
-    if SELF not in texts or lessons is not None:
-        return *read(given.student, texts, lessons, given.settings, progress), []
-    file = own.file or work.path / "self.jsonl"
+    if SELF not in given.texts or given.lessons is not None:
+        return *read(given.student, given.texts, given.lessons, given.settings, progress), []
+    file = given.own.file or work.path / "self.jsonl"
     length = fitting_length(given.student, given.settings.length)
-    wanted = wanted_text(own, given.settings, length, given.steps, given.minutes)
+    wanted = wanted_text(given.own, given.settings, length, given.steps, given.minutes)
     notes: list[str] = []
     if work.resumes and file.exists():
         check_own_text(given.parent, file)
@@ -173,7 +190,7 @@ def _read_or_write(
         notes = write_own_text(given.parent, wanted, file, progress)
         for note in notes:
             progress(note, 0, 0)
-    found = [file if text == SELF else text for text in texts]
+    found = [file if text == SELF else text for text in given.texts]
     words, _ = read(given.student, found, None, given.settings, progress)
     about = {"tokens_asked": wanted.tokens, "seconds_asked": wanted.seconds, "temperatures": TEMPERATURES}
     return replace(words, record={**words.record, "self": about}), None, notes
