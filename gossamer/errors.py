@@ -10,6 +10,7 @@
       CalibrationError    statistics that cannot be used: NaN inputs, no samples
       RunError            the run itself could not finish
         DiskError               the disk is full, or fails
+        ProcessError            another process of the run has ended
 
 Messages say where, what was expected, what was got and what to do. The command line prints them without a
 traceback and exits with 2. `assert` is kept for our own invariants.
@@ -54,3 +55,7 @@ class RunError(GossamerError):
 
 class DiskError(RunError):
     """The disk is full, or fails."""
+
+
+class ProcessError(RunError):
+    """Another process of the run has ended, which this one needs."""

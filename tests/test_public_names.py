@@ -54,7 +54,8 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
     assert arguments["recover"] == [
-        "model", "parent", "out", "text", "lessons", "minutes", "steps", "settings", "overwrite", "resume", "progress",
+        "model", "parent", "out", "text", "lessons", "self_tokens", "text_out", "minutes", "steps", "settings",
+        "overwrite", "resume", "progress",
     ]  # fmt: skip
     assert arguments["rotate"] == [
         "model", "out", "what", "untie", "seed", "dtype", "overwrite", "progress",
@@ -84,7 +85,7 @@ def test_every_error_is_one_of_ours_and_drawn_in_the_tree() -> None:
     classes = {name: each for name, each in vars(errors).items() if inspect.isclass(each)}
     assert set(classes) == {
         "GossamerError", "UsageError", "RecipeError", "CheckpointError", "UnsupportedModelError", "FormatError",
-        "DataError", "CalibrationError", "RunError", "DiskError",
+        "DataError", "CalibrationError", "RunError", "DiskError", "ProcessError",
     }  # fmt: skip
     assert errors.__doc__ is not None
     for name, each in classes.items():

@@ -1,5 +1,6 @@
 """`gossamer recover`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,11 +13,20 @@ Small = Annotated[str, typer.Argument(metavar="SMALL", help="Folder that `compre
 Parent = Annotated[str, typer.Option(help="The dense model that it was made of.")]
 Text = Annotated[
     list[str] | None,
-    typer.Option(help="Text to learn from: file, folder or data set. May be given several times."),
+    typer.Option(
+        help="Text to learn from: file, folder or data set; self: written by the parent. May be given several times."
+    ),
 ]
 LessonFolder = Annotated[
     str | None, typer.Option("--lessons", help="In place of --text: a folder that `teach` wrote.")
 ]
+SelfTokens = Annotated[
+    int | None,
+    typer.Option(
+        help="How much the parent writes. Default: what --steps read, or what it writes in a fifth of --minutes."
+    ),
+]
+TextOut = Annotated[Path | None, typer.Option(help="Keep the text that the parent writes in this new file.")]
 Minutes = Annotated[float | None, typer.Option(help="What the whole run may take.")]
 Steps = Annotated[int | None, typer.Option(help="Steps to take, in place of --minutes.")]
 Train = Annotated[
@@ -38,6 +48,9 @@ Hidden = Annotated[float, typer.Option(help="Weight of the parent's hidden state
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
 ]
+AllReduce = Annotated[
+    str, typer.Option(help="How torchrun's processes add up gradients: exact, or rounded to bf16.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Which windows come when.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and write nothing.")]
 
@@ -48,6 +61,8 @@ def recover(
     out: Out,
     text: Text = None,
     lessons: LessonFolder = None,
+    self_tokens: SelfTokens = None,
+    text_out: TextOut = None,
     minutes: Minutes = None,
     steps: Steps = None,
     train: Train = "all",
@@ -60,6 +75,7 @@ def recover(
     labels: Labels = 0.0,
     hidden: Hidden = 0.0,
     checkpointing: Checkpointing = False,
+    all_reduce: AllReduce = "exact",
     seed: Seed = 0,
     dry_run: DryRun = False,
     overwrite: Overwrite = False,
@@ -77,6 +93,7 @@ def recover(
     settings = TrainingSettings(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
+        all_reduce=all_reduce,  # type: ignore[arg-type]
     )  # fmt: skip
     if dry_run:
         planned = plan(
@@ -84,6 +101,8 @@ def recover(
             parent=parent,
             text=text or (),
             lessons=lessons,
+            self_tokens=self_tokens,
+            text_out=text_out,
             minutes=minutes,
             steps=steps,
             settings=settings,
@@ -92,7 +111,9 @@ def recover(
         return
     with telling_what_is_kept(), progress_bars() as progress:
         result = run(
-            model, parent=parent, out=out, text=text or (), lessons=lessons, minutes=minutes, steps=steps,
+            model, parent=parent, out=out, text=text or (), lessons=lessons, self_tokens=self_tokens,
+            text_out=text_out, minutes=minutes, steps=steps,
             settings=settings, overwrite=overwrite, resume=resume, progress=progress,
         )  # fmt: skip
-    print_result(result, json_, print_recovered)
+    if result.record:  # else another than the first of several processes
+        print_result(result, json_, print_recovered)

@@ -21,7 +21,7 @@ from gossamer.errors import DataError, UsageError
 from gossamer.progress import Count
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def sample(stream: TokenStream, num_samples: int, length: int, seed: int = 0) -> Tensor:
@@ -89,7 +89,14 @@ def self_samples(
 
     Raises DataError when the model has no start token, no room for `length` tokens, or gives NaN.
     """
-    start = start_tokens(tokenizer) or (_start_token(model, tokenizer),)
+    start = start_tokens(tokenizer)
+    if not start:
+        first = start_token(model.config, tokenizer)
+        if first is None:
+            raise DataError(
+                "samples from the model: it has neither a beginning nor an end token. Give calibration text."
+            )
+        start = (first,)
     _check_counts(num_samples, length, len(start))
     vocabulary = model.config.get_text_config().vocab_size
     check_ids(torch.tensor(start), vocabulary, tokenizer, "samples from the model")
@@ -128,14 +135,13 @@ def returned_cache(output: Any) -> dict[str, Any]:
     return {name: value for name, value in output.items() if name in ("cache", "past_key_values")}
 
 
-def _start_token(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> int:
-    for owner in (tokenizer, model.config):
+def start_token(config: "PretrainedConfig", tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """Return the beginning-of-sequence token, or where there is none the end-of-sequence token; None without both."""
+    for owner in (tokenizer, config):
         for name in ("bos_token_id", "eos_token_id"):
             token = getattr(owner, name, None)
             if isinstance(token, list):
                 token = token[0] if token else None
             if token is not None:
                 return int(token)
-    raise DataError(
-        "samples from the model: it has neither a beginning nor an end token. Give calibration text."
-    )
+    return None

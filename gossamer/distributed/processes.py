@@ -5,16 +5,21 @@ only difference. What they exchange passes through the CPU, whichever device it 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils import _pytree as tree
 
-from gossamer.errors import UsageError
+from gossamer.errors import ProcessError, UsageError
 
 T = TypeVar("T")
+PATIENCE = timedelta(days=30)
+"""One that has ended is noticed at once; one that works alone for long (writes, reads, is suspended) is waited for."""
 
 
 class Processes:
@@ -26,7 +31,7 @@ class Processes:
 
     def __enter__(self) -> "Processes":
         if self.count > 1:
-            dist.init_process_group("gloo")
+            dist.init_process_group("gloo", timeout=PATIENCE)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -42,20 +47,42 @@ class Processes:
             )
         return list(batches[self.index :: self.count])
 
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """The items of this process: consecutive ones, none where there are fewer items than processes."""
+        first, behind = (-(-len(items) * place // self.count) for place in (self.index, self.index + 1))
+        return items[first:behind]
+
     def agreed(self, value: T) -> T:
         """What the first process holds."""
         if self.count > 1:
             box = [value]
-            dist.broadcast_object_list(box)
+            with _explained():
+                dist.broadcast_object_list(box)
             value = box[0]
         return value
+
+    def handed_out(self, values: T) -> T:
+        """What the first process holds, any nesting of tensors and plain values, for each in memory of its own."""
+        if self.count == 1:
+            return values
+        leaves, structure = tree.tree_flatten(values)
+        told = [_Shape(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        told, form = self.agreed((told, tree.treespec_dumps(structure)))
+        if self.index > 0:
+            leaves = [leaf.empty() if isinstance(leaf, _Shape) else leaf for leaf in told]
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                self.same(leaf)
+        received: T = tree.tree_unflatten(leaves, tree.treespec_loads(form))
+        return received
 
     def gathered(self, value: T) -> list[T]:
         """What each process holds, in their order."""
         if self.count == 1:
             return [value]
         held = [value] * self.count
-        dist.all_gather_object(held, value)
+        with _explained():
+            dist.all_gather_object(held, value)
         return held
 
     def same(self, tensor: Tensor) -> Tensor:
@@ -73,7 +100,8 @@ class Processes:
     def _exchanged(self, tensor: Tensor, exchange: Callable[[Tensor], object]) -> Tensor:
         if self.count > 1:
             own = tensor.cpu()  # the tensor itself where it is there
-            exchange(own)
+            with _explained():
+                exchange(own)
             if own is not tensor:
                 tensor.copy_(own)
         return tensor
@@ -82,6 +110,32 @@ class Processes:
         """Mean of the values of all processes."""
         if self.count == 1:
             return float(values.mean())
-        sums = [float(values.double().sum()), float(values.numel())]
-        total, number = self.total(torch.tensor(sums, dtype=torch.float64, device="cpu")).tolist()
-        return float(total / number)
+        total, number = self.sums(float(values.double().sum()), float(values.numel()))
+        return total / number
+
+    def sums(self, *values: float) -> list[float]:
+        """The sum of each number over all processes."""
+        totals: list[float] = self.total(torch.tensor(values, dtype=torch.float64, device="cpu")).tolist()
+        return totals
+
+
+class _Shape:
+    """What is told of a tensor before its values are sent."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.shape, self.dtype = tuple(tensor.shape), tensor.dtype
+
+    def empty(self) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device="cpu")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what gloo says when the other side is gone into a ProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(
+            "another process of this run has ended, and this one cannot go on without it. What it said itself, or "
+            f"torchrun's report, tells why ({str(error).splitlines()[0]:.200})."
+        ) from error

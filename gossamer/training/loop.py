@@ -2,7 +2,7 @@
 
     for each step:
         learn     forward and backward passes over some windows at a time
-        settle    gradients of what is trained
+        settle    gradients of what is trained; several processes add up theirs
         move      AdamW along a cosine
         refresh   what the model computes with: once a step
         judge     the held-out text, a few times in a run; the best student is remembered
@@ -10,6 +10,9 @@
 
 A loss or a gradient that is not finite is not learnt from: the last kept state is put back, the rate halved, the
 windows left out.
+
+Several processes (torchrun) share the windows of a step. All take the same steps, from the same sums; what depends on
+the clock is decided by the first, which alone keeps states.
 """
 
 import math
@@ -21,14 +24,16 @@ from itertools import islice
 import torch
 from torch import nn
 
-from gossamer.checkpoint.write.work_folder import WorkFolder
+from gossamer.distributed.processes import Processes
 from gossamer.errors import CheckpointError
 from gossamer.progress import Progress
+from gossamer.training.exchange import Exchange
 from gossamer.training.objective import cross_entropy, loss_of, weights_of
 from gossamer.training.precision import mixed_precision
 from gossamer.training.schedule import Schedule
 from gossamer.training.settings import FACTORS, TrainingSettings
 from gossamer.training.state import Judged, TrainingState, put_back, save
+from gossamer.training.states import States
 from gossamer.training.student import Student
 from gossamer.training.teacher import Teacher
 from gossamer.training.text import TrainingText
@@ -49,8 +54,13 @@ class Run:
     settings: TrainingSettings
     schedule: Schedule
     optimizer: torch.optim.Optimizer
-    folder: WorkFolder
+    states: States
+    exchange: Exchange
     progress: Progress
+
+    @property
+    def processes(self) -> Processes:
+        return self.exchange.processes
 
 
 def optimizer_of(student: Student, settings: TrainingSettings) -> torch.optim.AdamW:
@@ -73,32 +83,39 @@ def train(run: Run, state: TrainingState) -> None:
         keep(run, state)
     run.schedule.begun, run.schedule.reserve = state.begun, state.reserve
     order = run.text.order(run.settings.seed, state.position)
-    while not run.schedule.over(state.step):
+    agreed = run.processes.agreed
+    while not agreed(run.schedule.over(state.step)):
         began = time.monotonic()
         if not step(run, state, list(islice(order, run.settings.batch))) and not undo(run, state):
             break
         run.schedule.longest_step = max(run.schedule.longest_step, time.monotonic() - began)
         tell(run, state)
-        if run.schedule.judges(state.step):
+        if agreed(run.schedule.judges(state.step)):
             judge(run, state)
-        if run.schedule.keeps(state.step):
+        if agreed(run.schedule.keeps(state.step)):
             keep(run, state)
     if state.curve[-1].step != state.step:
         judge(run, state)
-    settle_on_the_best(run, state)
+    if run.processes.index == 0:
+        settle_on_the_best(run, state)
 
 
 def step(run: Run, state: TrainingState, numbers: list[int]) -> bool:
     """Take one step on these windows; False, and nothing has moved, if loss or gradient is not finite."""
     at_once = run.settings.at_once(run.text.ids_NL.shape[1])
-    loss = sum(learn(run, part, len(part) / len(numbers)) for part in _parts(numbers, at_once))
+    own = run.processes.share(numbers)
+    (loss,) = run.processes.sums(
+        sum(learn(run, part, len(part) / len(numbers)) for part in _parts(own, at_once))
+    )
     run.student.settle()
+    run.exchange.add_up()
     trained = [each for group in run.optimizer.param_groups for each in group["params"]]
-    norm = nn.utils.clip_grad_norm_(trained, LARGEST_GRADIENT)
+    norm = nn.utils.get_total_norm([each.grad for each in trained if each.grad is not None])
+    nn.utils.clip_grads_with_norm_(trained, LARGEST_GRADIENT, run.processes.same(norm))
     state.position += len(numbers)
     finite = math.isfinite(loss) and bool(torch.isfinite(norm))
     if finite:
-        rate = state.caution * run.schedule.rate(state.step)
+        rate = state.caution * run.processes.agreed(run.schedule.rate(state.step))
         for group in run.optimizer.param_groups:
             group["lr"] = group["factor"] * rate
         run.optimizer.step()
@@ -125,18 +142,20 @@ def judge(run: Run, state: TrainingState) -> None:
     """Judge the student on the held-out text, exactly (float32), and remember it if none was better."""
     kl = nll = 0.0
     done, count = 0, len(run.text.held_out)
+    own = run.processes.share(run.text.held_out)
     with torch.inference_mode():
-        for numbers in _parts(run.text.held_out, run.settings.at_once(run.text.ids_NL.shape[1])):
+        for numbers in _parts(own, run.settings.at_once(run.text.ids_NL.shape[1])):
             if not state.curve:
-                run.progress("judging the held-out text", done, count)
+                run.progress("judging the held-out text", done, len(own))
             ids_BL, share = run.text.ids_NL[list(numbers)], len(numbers) / count
             logits_BLV = run.student.model(ids_BL, use_cache=False).logits
             answer, weight_T = run.teacher.answer(numbers, ids_BL), weights_of(ids_BL, run.text.first)
             kl += share * float(answer.divergence(logits_BLV.flatten(0, 1), weight_T, 1.0))
             nll += share * float(cross_entropy(logits_BLV, ids_BL, run.text.first))
             done += len(numbers)
+    kl, nll = run.processes.sums(kl, nll)
     if not state.curve:
-        run.progress("judging the held-out text", count, count)
+        run.progress("judging the held-out text", len(own), len(own))
         if not math.isfinite(kl):
             raise CheckpointError(
                 "the model predicts NaN on the held-out text, before it was trained: it is damaged."
@@ -146,7 +165,9 @@ def judge(run: Run, state: TrainingState) -> None:
     state.curve.append(Judged(state.step, state.tokens, state.seconds(), loss, kl, perplexity))
     state.loss_sum, state.loss_steps = 0.0, 0
     if kl < state.best_kl:
-        state.best, state.best_step, state.best_kl = run.student.snapshot(), state.step, kl
+        state.best_step, state.best_kl = state.step, kl
+        if run.processes.index == 0:  # which writes it
+            state.best = run.student.snapshot()
     _tell_judged(run, state)
 
 
@@ -154,8 +175,8 @@ def undo(run: Run, state: TrainingState) -> bool:
     """Go back to the last kept state with half the rate, and say so; False if that was done too often."""
     state.undone += 1
     state.caution /= 2
-    put_back(state, run.student, run.optimizer, run.folder)
-    kept = run.folder.progress
+    put_back(state, run.student, run.optimizer, run.states)
+    kept = run.states.progress()
     assert kept is not None
     note = f"step {state.step + 1}: loss or gradient was not finite; back to step {kept['step']}, at half the rate"
     for key in ("step", "tokens", "loss_sum", "loss_steps", "best_step", "best_kl"):
@@ -172,7 +193,7 @@ def undo(run: Run, state: TrainingState) -> bool:
 def keep(run: Run, state: TrainingState) -> None:
     """Keep a state to go on from."""
     began = time.monotonic()
-    save(state, run.student, run.optimizer, run.folder, run.schedule.steps)
+    save(state, run.student, run.optimizer, run.states, run.schedule.steps)
     run.schedule.kept_at, run.schedule.keeping = run.schedule.seconds(), time.monotonic() - began
 
 

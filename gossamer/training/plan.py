@@ -5,11 +5,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from gossamer.checkpoint.source import Source
 from gossamer.progress import Progress, silent
 from gossamer.training.enrol import enrol
+from gossamer.training.own_text import SELF, OwnText, check_asked, wanted_text
 from gossamer.training.recover import open_both, read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
+from gossamer.training.text import fitting_length, num_held_out
 
 BYTES_OF_MOMENTS = 8
 """Of AdamW, for each number that is trained."""
@@ -54,6 +57,8 @@ def plan(
     parent: str | Path,
     text: Sequence[str | Path] = (),
     lessons: str | Path | None = None,
+    self_tokens: int | None = None,
+    text_out: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     settings: TrainingSettings | None = None,
@@ -63,7 +68,13 @@ def plan(
     settings = settings or TrainingSettings()
     check_effort(steps, minutes)
     source, teacher = open_both(model, parent)
-    words, _answers = read(source, text, lessons, settings, progress)
+    own = OwnText(self_tokens, None if text_out is None else Path(text_out))
+    check_asked(text, own)
+    if SELF in text and lessons is None:
+        length, windows, notes = _with_own(source, text, own, settings, steps, minutes, progress)
+    else:
+        words, _answers = read(source, text, lessons, settings, progress)
+        (windows, length), notes = words.ids_NL.shape, []
     student = enrol(
         source, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
     )
@@ -78,7 +89,6 @@ def plan(
         + BYTES_OF_MOMENTS * moved
         + 4 * teacher.num_parameters
     )
-    length = words.ids_NL.shape[1]
     return Plan(
         model=str(model),
         parent=str(parent),
@@ -89,12 +99,37 @@ def plan(
         optimizer_bytes=BYTES_OF_MOMENTS * moved,
         dense_optimizer_bytes=BYTES_OF_MOMENTS * (moved + zeros),
         memory_bytes=memory,
-        windows=len(words.learnt),
-        held_out_windows=len(words.held_out),
+        windows=windows - num_held_out(windows),
+        held_out_windows=num_held_out(windows),
         length=length,
         tokens_per_step=settings.batch * length,
         learning_rate=settings.rate,
         minutes=minutes,
         steps=steps,
-        notes=student.notes,
+        notes=[*notes, *student.notes],
     )
+
+
+def _with_own(
+    source: Source,
+    text: Sequence[str | Path],
+    own: OwnText,
+    settings: TrainingSettings,
+    steps: int | None,
+    minutes: float | None,
+    progress: Progress,
+) -> tuple[int, int, list[str]]:
+    """Return (length, windows, notes) where the parent is to write text, which it does not now."""
+    length = fitting_length(source, settings.length)
+    wanted = wanted_text(own, settings, length, steps, minutes)
+    others = [each for each in text if each != SELF]
+    windows = len(read(source, others, None, settings, progress)[0].ids_NL) if others else 0
+    if wanted.tokens is None:
+        assert wanted.seconds is not None
+        return (
+            length,
+            windows,
+            [f"the parent writes text for {wanted.seconds:.0f} s: its windows are not counted here"],
+        )
+    note = f"the parent writes about {wanted.tokens:,} tokens of text first"
+    return length, windows + wanted.tokens // length, [note]

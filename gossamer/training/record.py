@@ -46,6 +46,9 @@ class Facts:
     optimizer_bytes: int
     operations_of_token: int
     peak_operations: float
+    processes: int
+    all_reduce: dict[str, Any] | None
+    """What they sent each other; None for a single one."""
 
 
 def write(
@@ -121,6 +124,8 @@ def record_of(
         "undone": state.undone,
         "resumed": state.resumed,
         "threads": torch.get_num_threads(),
+        "processes": facts.processes,
+        "all_reduce": facts.all_reduce,
         "precision": "bfloat16" if bfloat16_pays() else "float32",
         "peak_memory_bytes": memory.peak_anonymous_bytes,
         "peak_resident_bytes": memory.peak_resident_bytes,

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +10,34 @@ from gossamer.checkpoint.manifest import read_manifest
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.checkpoint.write.writer import FolderWriter, check_target
+from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.progress import Progress, silent
 from gossamer.training.effort import operations_of_token, peak_operations
 from gossamer.training.enrol import check_causal, enrol
+from gossamer.training.exchange import Exchange
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teacher import LessonTeacher, check_objective
 from gossamer.training.loop import Run, optimizer_of, train
+from gossamer.training.own_text import (
+    SELF,
+    TEMPERATURES,
+    OwnText,
+    check_asked,
+    check_own_text,
+    wanted_text,
+    write_own_text,
+)
 from gossamer.training.precision import bfloat16_pays
 from gossamer.training.record import Facts, write
 from gossamer.training.schedule import Schedule, check_effort
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.state import TrainingState, load, put_back
+from gossamer.training.states import States
 from gossamer.training.student import Student, optimizer_bytes
 from gossamer.training.teacher import DenseTeacher, Teacher
-from gossamer.training.text import TrainingText, read_text, text_of_lessons
+from gossamer.training.text import TrainingText, fitting_length, read_text, shared, text_of_lessons
 from gossamer.version import __version__
 
 SECONDS_OF_WRITING = 2.0
@@ -51,6 +63,8 @@ def recover(
     out: str | Path,
     text: str | Path | Sequence[str | Path] = (),
     lessons: str | Path | None = None,
+    self_tokens: int | None = None,
+    text_out: str | Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     settings: TrainingSettings | None = None,
@@ -63,36 +77,43 @@ def recover(
     Args:
         model: a folder that `compress` wrote; or a dense safetensors folder, whose zeros are kept if it was pruned.
         parent: the dense model that it was made of.
-        text: one or several files, folders or data sets to learn from; the parent answers as they are read.
+        text: one or several files, folders or data sets to learn from; the parent answers as they are read. "self"
+            is text that the parent writes itself first.
         lessons: in place of text, a folder that `teach` wrote: its windows and the answers in it.
+        self_tokens: how much the parent writes; default: what so many steps read, or what it writes in a fifth of the
+            minutes. text_out: a new file to keep that text in (JSON lines).
         out: the folder to write, with the formats, bytes and zeros of `model`; it appears complete or not at all.
         minutes: what the whole run may take; or steps: how many steps to take.
         settings: what is trained and how.
         overwrite: replace `out` if it is a model folder.
         resume: go on from where a run to the same `out` was stopped, if there was one.
-        progress: called as the work goes on.
+        progress: called as the work goes on, in the first process alone.
+
+    Started by torchrun, the processes share the windows of each step, and the first one writes; the others get an empty
+    record.
 
     Raises:
         GossamerError: bad model, parent, text, settings or target; nothing has been written then.
     """
     started = time.monotonic()
     out, settings = Path(out), settings or TrainingSettings()
+    texts, own = _texts(text), OwnText(self_tokens, None if text_out is None else Path(text_out))
     check_effort(steps, minutes)
+    check_asked(texts, own)
     check_target(out, overwrite)
     student_source, parent_source = open_both(model, parent)
     check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
-    words, answers = read(student_source, text, lessons, settings, progress)
-    given = _Given(student_source, parent_source, words, answers, settings, minutes, steps)
-    with (
-        PeakMemory() as memory,
-        WorkFolder(out, resume, "steps") as work,
-        FolderWriter(out, overwrite, work.path) as writer,
-    ):
-        work.begin(given.identity())
-        state = load(work) or TrainingState(started=started)
-        student, facts = _trained(given, state, work, progress)
-        record = write(student_source, student, state, facts, memory, writer, progress)
-        writer.commit()
+    given = _Given(student_source, parent_source, texts, own, lessons, settings, minutes, steps)
+    with Processes() as processes:
+        if processes.index > 0:
+            _helped(given, processes, started)
+            return Recovered(out, {})
+        with (
+            PeakMemory() as memory,
+            WorkFolder(out, resume, "steps") as work,
+            FolderWriter(out, overwrite, work.path) as writer,
+        ):
+            record = _led(given, processes, started, work, writer, memory, progress)
     return Recovered(out, record)
 
 
@@ -102,20 +123,21 @@ class _Given:
 
     student: Source
     parent: Source
-    text: TrainingText
-    lessons: Lessons | None
+    texts: list[str | Path]
+    own: OwnText
+    lessons: str | Path | None
     settings: TrainingSettings
     minutes: float | None
     steps: int | None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, text: TrainingText, lessons: Lessons | None) -> dict[str, Any]:
         """What has to be the same for a stopped run to go on."""
         return {
             "gossamer": __version__,
             "model's sha256": self.student.fingerprint(),
             "parent's sha256": self.parent.fingerprint(),
-            "text's fingerprint": self.text.record["fingerprint"],
-            "lessons": None if self.lessons is None else self.lessons.manifest.identity(),
+            "text's fingerprint": text.record["fingerprint"],
+            "lessons": None if lessons is None else lessons.manifest.identity(),
             **asdict(self.settings),
             "steps": self.steps,
             "minutes": self.minutes,
@@ -123,39 +145,100 @@ class _Given:
         }
 
 
+def _led(
+    given: _Given,
+    processes: Processes,
+    started: float,
+    work: WorkFolder,
+    writer: FolderWriter,
+    memory: PeakMemory,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Do the work of the first process: read text, train, write the folder; return the record of the run."""
+    words, answers, notes = _read_or_write(given, work, progress)
+    work.begin(given.identity(words, answers))
+    states = States(work, processes)
+    state = load(states) or TrainingState(started=started)
+    state.notes += notes
+    student, facts = _trained(given, shared(words, processes), answers, state, states, progress)
+    record = write(given.student, student, state, facts, memory, writer, progress)
+    writer.commit()
+    return record
+
+
+def _helped(given: _Given, processes: Processes, started: float) -> None:
+    """Train beside the first process, which alone reads text and writes."""
+    states = States(None, processes)
+    state = load(states) or TrainingState(started=started)
+    answers = None if given.lessons is None else Lessons(given.lessons)
+    _trained(given, shared(None, processes), answers, state, states, silent)
+
+
+def _read_or_write(
+    given: _Given, work: WorkFolder, progress: Progress
+) -> tuple[TrainingText, Lessons | None, list[str]]:
+    """Return what is learnt from, with notes; text that the parent is to write is written first, or found."""
+    if SELF not in given.texts or given.lessons is not None:
+        return *read(given.student, given.texts, given.lessons, given.settings, progress), []
+    file = given.own.file or work.path / "self.jsonl"
+    length = fitting_length(given.student, given.settings.length)
+    wanted = wanted_text(given.own, given.settings, length, given.steps, given.minutes)
+    notes: list[str] = []
+    if work.resumes and file.exists():
+        check_own_text(given.parent, file)
+    else:
+        notes = write_own_text(given.parent, wanted, file, progress)
+        for note in notes:
+            progress(note, 0, 0)
+    found = [file if text == SELF else text for text in given.texts]
+    words, _ = read(given.student, found, None, given.settings, progress)
+    about = {"tokens_asked": wanted.tokens, "seconds_asked": wanted.seconds, "temperatures": TEMPERATURES}
+    return replace(words, record={**words.record, "self": about}), None, notes
+
+
 def _trained(
-    given: _Given, state: TrainingState, work: WorkFolder, progress: Progress
+    given: _Given,
+    text: TrainingText,
+    lessons: Lessons | None,
+    state: TrainingState,
+    states: States,
+    progress: Progress,
 ) -> tuple[Student, Facts]:
     """Train; the teacher's memory is free again afterwards."""
-    began, settings = time.monotonic(), given.settings
+    began, settings, processes = time.monotonic(), given.settings, states.processes
     student = enrol(
         given.student, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
     )
+    if settings.all_reduce != "exact" and processes.count == 1:
+        student.notes.append(f"--all-reduce {settings.all_reduce}: a single process sends nothing")
     for note in student.notes:
         progress(note, 0, 0)
     if settings.checkpointing:
         student.checkpoint_blocks(given.student.architecture.blocks)
-    parent = DenseTeacher(given.parent.path, given.text.held_out)
+    parent = DenseTeacher(given.parent.path, text.held_out)
     student.lean(parent.model, given.student.architecture)
-    teacher: Teacher = parent if given.lessons is None else LessonTeacher(given.lessons)
+    teacher: Teacher = parent if lessons is None else LessonTeacher(lessons)
     del parent
     optimizer = optimizer_of(student, settings)
     if state.resumed:
-        put_back(state, student, optimizer, work)
-    work.go()
+        put_back(state, student, optimizer, states)
+    states.go()
     state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
     schedule = Schedule(given.steps, given.minutes, state.seconds)
-    train(Run(student, teacher, given.text, settings, schedule, optimizer, work, progress), state)
+    exchange = Exchange(processes, student, settings.all_reduce)
+    train(Run(student, teacher, text, settings, schedule, optimizer, states, exchange, progress), state)
     facts = Facts(
         given.parent,
         teacher.record(),
-        given.text,
+        text,
         settings,
         given.minutes,
         given.steps,
         optimizer_bytes(optimizer),
-        operations_of_token(student, given.lessons is None),
-        peak_operations(),
+        operations_of_token(student, lessons is None),
+        processes.sums(peak_operations())[0],
+        processes.count,
+        exchange.record(),
     )
     return student, facts
 
@@ -168,7 +251,7 @@ def read(
     progress: Progress,
 ) -> tuple[TrainingText, Lessons | None]:
     """Return the windows to learn from, and the lessons on them if these were given."""
-    texts = [text] if isinstance(text, str | Path) else list(text)
+    texts = _texts(text)
     if lessons is None:
         return read_text(student, texts, settings.length, settings.seed, progress), None
     if texts:
@@ -176,6 +259,10 @@ def read(
     check_objective(settings.objective)
     answers = Lessons(lessons)
     return text_of_lessons(student, answers, settings.length), answers
+
+
+def _texts(text: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [text] if isinstance(text, str | Path) else list(text)
 
 
 def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from gossamer.errors import UsageError
+from gossamer.training.exchange import ALL_REDUCES, AllReduce
 from gossamer.training.kept import Kind
 from gossamer.training.objective import Objective
 from gossamer.training.student import MODES, Mode
@@ -42,6 +43,8 @@ class TrainingSettings:
     """Run each block a second time in the backward pass, instead of keeping what is inside it."""
     seed: int = 0
     """Which windows come when, and how adapters begin."""
+    all_reduce: AllReduce = "exact"
+    """How several processes add up their gradients: as they are, or rounded to bfloat16."""
 
     def __post_init__(self) -> None:
         rate = self.rate
@@ -52,6 +55,12 @@ class TrainingSettings:
             ("rank", self.rank, self.rank >= 1, "at least 1"),
             ("temperature", self.temperature, 0.1 <= self.temperature <= 100, "a number from 0.1 to 100"),
             ("labels", self.labels, 0 <= self.labels < math.inf, "a number of at least 0"),
+            (
+                "all-reduce",
+                self.all_reduce,
+                self.all_reduce in ALL_REDUCES,
+                f"one of {', '.join(ALL_REDUCES)}",
+            ),
             ("hidden", self.hidden, 0 <= self.hidden < math.inf, "a number of at least 0"),
         ):
             if not good:

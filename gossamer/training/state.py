@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.errors import UsageError
+from gossamer.training.states import States
 from gossamer.training.student import Student
 
 
@@ -72,7 +72,7 @@ def save(
     state: TrainingState,
     student: Student,
     optimizer: torch.optim.Optimizer,
-    folder: WorkFolder,
+    states: States,
     total: int | None,
 ) -> None:
     """Keep the state of a run between two steps."""
@@ -84,19 +84,19 @@ def save(
         "optimizer": optimizer.state_dict()["state"],
         "best": state.best,
     }
-    about = {"done": state.step, "total": total, "seconds": state.seconds(), "curve": curve, **surroundings()}
-    folder.save({**about, **record}, values)
+    about = {"done": state.step, "total": total, "seconds": state.seconds(), "curve": curve}
+    states.save({**about, **surroundings(states), **record}, values)
 
 
-def load(folder: WorkFolder) -> TrainingState | None:
+def load(states: States) -> TrainingState | None:
     """Return the state of a run that was stopped, without its tensors; None if there was none."""
-    progress = folder.progress
+    progress = states.progress()
     if progress is None:
         return None
     state = TrainingState(**{key: progress[key] for key in RECORDED})
     state.curve = [Judged(**point) for point in progress["curve"]]
     state.seconds_before, state.resumed = progress["seconds"], progress["resumed"] + 1
-    now = surroundings()
+    now = surroundings(states)
     changed = [
         f"{key} {progress.get(key)} before, {now[key]} after" for key in now if progress.get(key) != now[key]
     ]
@@ -110,14 +110,14 @@ def load(folder: WorkFolder) -> TrainingState | None:
 
 @torch.no_grad()
 def put_back(
-    state: TrainingState, student: Student, optimizer: torch.optim.Optimizer, folder: WorkFolder
+    state: TrainingState, student: Student, optimizer: torch.optim.Optimizer, states: States
 ) -> None:
     """Give student, optimizer and best state the tensors that were kept."""
-    values = folder.values()
+    values = states.values()
     trained = student.masters()
     if set(values["masters"]) != set(trained):
         raise UsageError(
-            f"{folder.path}: what was kept belongs to another model. Delete that folder to start anew."
+            "--resume: what was kept belongs to another model. Delete the run's folder to start anew."
         )
     for name, master in trained.items():
         master.copy_(values["masters"][name])
@@ -127,6 +127,7 @@ def put_back(
     student.refresh()
 
 
-def surroundings() -> dict[str, object]:
+def surroundings(states: States) -> dict[str, object]:
     """What the last bits of a result may depend on."""
-    return {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    processes = states.processes.count
+    return {"torch": torch.__version__, "threads": torch.get_num_threads(), "processes": processes}

@@ -130,6 +130,14 @@ class Student:
         """How many weights of matrices are trained."""
         return sum(weight.values_n.numel() for _name, weight in self.weights())
 
+    def num_removed_of_trained(self) -> int:
+        """How many numbers more the masters would have if the matrices had no zeros; adapters have none."""
+        return sum(
+            weight.working_OI.numel() - weight.values_n.numel()
+            for _name, weight in self.weights()
+            if weight.adapter is None
+        )
+
     def num_removed(self) -> int:
         """How many weights of these matrices are zero and stay it."""
         return sum(weight.working_OI.numel() - weight.values_n.numel() for _name, weight in self.weights())

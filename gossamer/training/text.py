@@ -17,6 +17,7 @@ from gossamer.data.deduplicate import deduplicate
 from gossamer.data.samples import fingerprint
 from gossamer.data.sources import Document, read_documents
 from gossamer.data.tokens import tokenize, windows
+from gossamer.distributed.processes import Processes
 from gossamer.errors import DataError, UsageError
 from gossamer.progress import Progress
 from gossamer.training.lessons.reading import Lessons
@@ -68,7 +69,7 @@ def read_text(
         raise UsageError(f"{source.path}: the model has no tokenizer, so no text can be shown to it.")
     if not texts:
         raise UsageError("no text was given to learn from. Give one with --text.")
-    length = _fitting(source, length)
+    length = fitting_length(source, length)
     progress("reading text", 0, 1)
     name = ", ".join(Path(text).name for text in texts)
     documents = deduplicate(_documents(texts)).documents
@@ -93,15 +94,29 @@ def text_of_lessons(source: Source, lessons: Lessons, length: int | None) -> Tra
         raise UsageError(
             f"--length {length}: the lessons in {lessons.folder} have windows of {lessons.length}."
         )
-    _fitting(source, lessons.length)
+    fitting_length(source, lessons.length)
     if len(lessons) < 2:
         raise DataError(f"{lessons.folder}: two windows are needed, one to learn from and one to judge by.")
     return _set_apart(lessons.all_ids(), max(1, len(lessons.manifest.start)), lessons.folder.name)
 
 
+def shared(text: TrainingText | None, processes: Processes) -> TrainingText:
+    """Give every process what the first has read; the others have None."""
+    told = None if text is None else (text.learnt, text.held_out, text.first, text.record)
+    ids_NL = processes.handed_out(None if text is None else text.ids_NL)
+    told = processes.agreed(told)
+    assert ids_NL is not None and told is not None
+    return TrainingText(ids_NL, *told)
+
+
+def num_held_out(windows: int) -> int:
+    """Return how many of so many windows are kept apart."""
+    return min(windows, max(1, min(HELD_OUT, windows // (SMALLEST_SHARE + 1))))
+
+
 def _set_apart(ids_NL: Tensor, first: int, name: str) -> TrainingText:
     """Keep some windows apart, spread over the text."""
-    count = max(1, min(HELD_OUT, len(ids_NL) // (SMALLEST_SHARE + 1)))
+    count = num_held_out(len(ids_NL))
     held_out = tuple(round((number + 0.5) * len(ids_NL) / count - 0.5) for number in range(count))
     learnt = tuple(number for number in range(len(ids_NL)) if number not in held_out)
     record = {
@@ -120,7 +135,8 @@ def _documents(texts: Sequence[str | Path]) -> Iterator[Document]:
         yield from read_documents(text)
 
 
-def _fitting(source: Source, length: int | None) -> int:
+def fitting_length(source: Source, length: int | None) -> int:
+    """Return the length of the windows; UsageError for one that cannot be."""
     limit = position_limit(source.reader.skeleton)
     if length is None:
         return DEFAULT_LENGTH if limit is None else min(DEFAULT_LENGTH, limit)

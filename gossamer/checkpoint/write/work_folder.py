@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils import _pytree as tree
 
 from gossamer.checkpoint.write.writer import disk_errors, resolved
-from gossamer.errors import DiskError, GossamerError, UsageError
+from gossamer.errors import DiskError, GossamerError, ProcessError, UsageError
 from gossamer.files import sync, sync_folder, write_json
 
 PROGRESS = "progress.json"
@@ -32,14 +32,15 @@ PROGRESS = "progress.json"
 class WorkFolder:
     """Use as a context manager: leaving it removes the folder, unless a stopped run can go on from it.
 
-    An error of the run itself (a GossamerError; but not a full disk) would come again, so that nothing is kept then.
+    An error of the run itself (a GossamerError; but no full disk, nor the end of another process) would come again, so
+    that nothing is kept then.
     """
 
     def __init__(self, out: Path, resume: bool = False, unit: str = "blocks") -> None:
         self.out, self.unit = resolved(out), unit
         self.path = self.out.parent / f".{self.out.name}.run"
         self.progress: dict[str, Any] | None = None
-        self._resume = resume
+        self.resumes = resume
         self._identity: dict[str, Any] = {}
         self._going = False
 
@@ -50,7 +51,7 @@ class WorkFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.progress = self._read_progress()
-            if self.progress is not None and not self._resume:
+            if self.progress is not None and not self.resumes:
                 raise UsageError(f"{self.out} is not finished: {self.how_to_go_on()}")
             if self.progress is None:
                 self._clear()
@@ -65,7 +66,8 @@ class WorkFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        hopeless = self._going and isinstance(error, GossamerError) and not isinstance(error, DiskError)
+        again = isinstance(error, GossamerError) and not isinstance(error, DiskError | ProcessError)
+        hopeless = self._going and again
         if error is None or self.progress is None or hopeless:
             shutil.rmtree(self.path, ignore_errors=True)
         else:

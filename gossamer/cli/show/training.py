@@ -1,6 +1,6 @@
 """Tables about training: a plan, what a run gave."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gossamer.cli.show.tables import megabytes, number, output_console, print_rows, table_of
 
@@ -60,6 +60,7 @@ def print_recovered(result: "Recovered") -> None:
                 f"{record['removed_weights']:,} beside {record['kept_weights']:,} kept weights",
             ),
             ("memory of the optimizer", megabytes(record["optimizer_bytes"])),
+            *_sent(record),
             (
                 "peak memory",
                 f"{megabytes(record['peak_memory_bytes'])} own, "
@@ -69,3 +70,13 @@ def print_recovered(result: "Recovered") -> None:
             *[("note", note) for note in record["notes"]],
         ],
     )
+
+
+def _sent(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What several processes sent each other; older records have none."""
+    sent = record.get("all_reduce")
+    if sent is None:
+        return []
+    whole = f"{sent['share_of_dense']:.3f} of the {megabytes(sent['dense_bytes_per_step'])} of whole matrices"
+    told = f"{megabytes(sent['bytes_per_step'])} of gradients ({sent['type']}), {whole}"
+    return [(f"each of {record['processes']} processes, in a step", told)]
