@@ -20,6 +20,7 @@ def test_the_public_verbs_are_these() -> None:
         "export",
         "inspect",
         "load",
+        "merge",
         "recover",
         "rotate",
         "search",
@@ -53,6 +54,7 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
+    assert arguments["merge"] == ["model", "adapter", "out", "parent", "overwrite", "progress"]
     assert arguments["recover"] == [
         "model", "parent", "out", "text", "lessons", "minutes", "steps", "settings", "overwrite", "resume", "progress",
     ]  # fmt: skip

@@ -7,7 +7,8 @@ from typing import Any
 
 from gossamer.progress import Progress, silent
 from gossamer.training.enrol import enrol
-from gossamer.training.recover import open_both, read
+from gossamer.training.opening import open_both
+from gossamer.training.recover import read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
 
