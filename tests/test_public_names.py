@@ -50,7 +50,7 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     }
     assert arguments["compress"] == [
         "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume", "minutes",
-        "device", "progress",
+        "device", "recover_minutes", "recover_steps", "progress",
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]

@@ -32,6 +32,10 @@ def compress(
             help="What the run may take: a recipe that prunes trains each block as long as it lasts."
         ),
     ] = None,
+    recover_minutes: Annotated[
+        float | None, typer.Option(help="Afterwards recover the result on the text for so long.")
+    ] = None,
+    recover_steps: Annotated[int | None, typer.Option(help="The same for so many steps.")] = None,
     device: Annotated[str, typer.Option(help="Where the blocks are compressed, such as cuda.")] = "cpu",
     json_: Json = False,
 ) -> None:
@@ -40,11 +44,19 @@ def compress(
         raise UsageError(
             "--layers: expected a pattern such as '*.mlp.*', got nothing. Leave it out to touch all."
         )
+    recovers = recover_minutes is not None or recover_steps is not None
+    if dry_run and recovers:
+        raise UsageError(
+            "--dry-run: tells what compressing does. Leave --recover-minutes and --recover-steps out; `gossamer recover "
+            "--dry-run` tells the rest of a folder that is there."
+        )
     start(model)
     from gossamer.cli.show.compression import print_compressed, print_preview
     from gossamer.cli.show.progress import progress_bars
+    from gossamer.cli.show.training import print_recovered
     from gossamer.compression.compress import compress as run
     from gossamer.compression.compress import preview, usable_device
+    from gossamer.training.recover import Recovered
 
     if dry_run:
         usable_device(device)
@@ -55,7 +67,7 @@ def compress(
         result = run(
             model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
             overwrite=overwrite, resume=resume, minutes=minutes, device=device,
-            progress=progress,
+            recover_minutes=recover_minutes, recover_steps=recover_steps, progress=progress,
         )  # fmt: skip
     if not result.manifest:  # another than the first of several processes
         return
@@ -63,6 +75,8 @@ def compress(
         print_json({"folder": str(result.folder), **result.manifest})
     else:
         print_compressed(result)
+        if recovers:
+            print_recovered(Recovered(result.folder, result.manifest["recovery"][-1]))
 
 
 def recipes(json_: Json = False) -> None:

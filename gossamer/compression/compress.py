@@ -19,6 +19,7 @@ from gossamer.compression.loop import compress_model
 from gossamer.compression.phase_clock import WRITE
 from gossamer.compression.preview import Preview, preview_of
 from gossamer.compression.record import effort, finish
+from gossamer.compression.recovering import check_recovery, compress_and_recover, recovery_of
 from gossamer.compression.selection import select
 from gossamer.compression.windows import with_calibration
 from gossamer.distributed.processes import Processes
@@ -55,6 +56,8 @@ def compress(
     resume: bool = False,
     minutes: float | None = None,
     device: str = "cpu",
+    recover_minutes: float | None = None,
+    recover_steps: int | None = None,
     progress: Progress = silent,
 ) -> Compressed:
     """Compress `model` by `recipe` and write the folder `out`.
@@ -71,6 +74,8 @@ def compress(
         minutes: what the run may take: blocks are trained (`reconstruct`) as long as that lasts, in every recipe
             that prunes. Two runs are then not alike. Without it they are trained as the recipe says.
         device: where the blocks are observed, fitted and run, such as `cuda`.
+        recover_minutes: afterwards recover the result towards `model` on the same text, for so long; or recover_steps:
+            for so many steps. What is written has been compressed and recovered.
         progress: called as the work goes on, in the first process alone.
 
     Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
@@ -85,7 +90,26 @@ def compress(
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
     request = Request(source, given, layers, text, length is not None, minutes, usable_device(device))
+    recovery = recovery_of(recover_minutes, recover_steps, text, length, given.calibration.seed)
     with Processes() as processes:
+        if recovery is not None:
+            fingerprint = check_recovery(source, recovery, processes, progress)
+            identity = {**_identity(request), "text's fingerprint": fingerprint}
+
+            def into(folder: Path) -> None:
+                _write(request, processes, folder, False, True, progress)
+
+            manifest = compress_and_recover(
+                model,
+                recovery,
+                identity,
+                into,
+                out=out,
+                overwrite=overwrite,
+                resume=resume,
+                progress=progress,
+            )
+            return Compressed(out, manifest)
         if processes.count > 1:
             check_together(given, resume)
         if processes.index > 0:

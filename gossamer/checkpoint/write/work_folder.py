@@ -35,9 +35,9 @@ class WorkFolder:
     An error of the run itself (a GossamerError; but not a full disk) would come again, so that nothing is kept then.
     """
 
-    def __init__(self, out: Path, resume: bool = False, unit: str = "blocks") -> None:
+    def __init__(self, out: Path, resume: bool = False, unit: str = "blocks", kind: str = "run") -> None:
         self.out, self.unit = resolved(out), unit
-        self.path = self.out.parent / f".{self.out.name}.run"
+        self.path = self.out.parent / f".{self.out.name}.{kind}"
         self.progress: dict[str, Any] | None = None
         self._resume = resume
         self._identity: dict[str, Any] = {}
