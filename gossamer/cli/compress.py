@@ -44,12 +44,7 @@ def compress(
         raise UsageError(
             "--layers: expected a pattern such as '*.mlp.*', got nothing. Leave it out to touch all."
         )
-    recovers = recover_minutes is not None or recover_steps is not None
-    if dry_run and recovers:
-        raise UsageError(
-            "--dry-run: tells what compressing does. Leave --recover-minutes and --recover-steps out; `gossamer recover "
-            "--dry-run` tells the rest of a folder that is there."
-        )
+    recovers = _recovers(recover_minutes, recover_steps, dry_run)
     start(model)
     from gossamer.cli.show.compression import print_compressed, print_preview
     from gossamer.cli.show.progress import progress_bars
@@ -69,14 +64,22 @@ def compress(
             overwrite=overwrite, resume=resume, minutes=minutes, device=device,
             recover_minutes=recover_minutes, recover_steps=recover_steps, progress=progress,
         )  # fmt: skip
-    if not result.manifest:  # another than the first of several processes
-        return
-    if json_:
+    if json_ and result.manifest:  # empty in others than the first of several processes
         print_json({"folder": str(result.folder), **result.manifest})
-    else:
+    elif result.manifest:
         print_compressed(result)
         if recovers:
             print_recovered(Recovered(result.folder, result.manifest["recovery"][-1]))
+
+
+def _recovers(minutes: float | None, steps: int | None, dry_run: bool) -> bool:
+    """Return whether the result is to be recovered."""
+    if dry_run and (minutes is not None or steps is not None):
+        raise UsageError(
+            "--dry-run: tells what compressing does. Leave --recover-minutes and --recover-steps out; of a folder "
+            "that is there, `gossamer recover --dry-run` tells the rest."
+        )
+    return minutes is not None or steps is not None
 
 
 def recipes(json_: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,31 +93,27 @@ def compress(
     request = Request(source, given, layers, text, length is not None, minutes, usable_device(device))
     recovery = recovery_of(recover_minutes, recover_steps, text, length, given.calibration.seed)
     with Processes() as processes:
-        if recovery is not None:
-            fingerprint = check_recovery(source, recovery, processes, progress)
-            identity = {**_identity(request), "text's fingerprint": fingerprint}
+        if recovery is None:
+            return Compressed(out, _together(request, processes, out, overwrite, resume, progress))
+        fingerprint = check_recovery(source, recovery, processes, progress)
+        identity = {**_identity(request), "text's fingerprint": fingerprint}
+        into = partial(_write, request, processes, overwrite=False, resume=True, progress=progress)
+        return Compressed(
+            out, compress_and_recover(model, recovery, identity, into, out, overwrite, resume, progress)
+        )
 
-            def into(folder: Path) -> None:
-                _write(request, processes, folder, False, True, progress)
 
-            manifest = compress_and_recover(
-                model,
-                recovery,
-                identity,
-                into,
-                out=out,
-                overwrite=overwrite,
-                resume=resume,
-                progress=progress,
-            )
-            return Compressed(out, manifest)
-        if processes.count > 1:
-            check_together(given, resume)
-        if processes.index > 0:
-            job, state = prepare(request, processes, Nowhere(), silent, None)
-            compress_model(job, state, keep=lambda: None)
-            return Compressed(out, {})
-        return Compressed(out, _write(request, processes, out, overwrite, resume, progress))
+def _together(
+    request: Request, processes: Processes, out: Path, overwrite: bool, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Compress in every process; the manifest is empty in all but the first."""
+    if processes.count > 1:
+        check_together(request.recipe, resume)
+    if processes.index > 0:
+        job, state = prepare(request, processes, Nowhere(), silent, None)
+        compress_model(job, state, keep=lambda: None)
+        return {}
+    return _write(request, processes, out, overwrite, resume, progress)
 
 
 def _write(
