@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gossamer.frontier.search import search
     from gossamer.rotation.rotate import rotate
     from gossamer.training.lessons.teach import teach
+    from gossamer.training.merge import merge
     from gossamer.training.recover import recover
 
 from gossamer.version import __version__ as __version__
@@ -30,6 +31,7 @@ _HOMES = {
     "evaluate": "gossamer.evaluation.evaluate",
     "benchmark": "gossamer.evaluation.speed.bench",
     "export": "gossamer.checkpoint.write.export",
+    "merge": "gossamer.training.merge",
     "recover": "gossamer.training.recover",
     "rotate": "gossamer.rotation.rotate",
     "search": "gossamer.frontier.search",
@@ -37,7 +39,7 @@ _HOMES = {
 }
 
 __all__ = [
-    "benchmark", "compress", "evaluate", "export", "inspect", "load", "recover", "rotate", "search", "teach",
+    "benchmark", "compress", "evaluate", "export", "inspect", "load", "merge", "recover", "rotate", "search", "teach",
 ]  # fmt: skip
 
 autoload.install()

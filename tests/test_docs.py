@@ -34,6 +34,7 @@ from gossamer.recipe.table import METHODS
 from tests.checkpoint.gguf_files import write_gguf
 from tests.models import save_tiny, tiny_config, tiny_tokenizer
 from tests.pages import PAGES, ROOT, blocks, headings, name_of, pages_with
+from tests.training.adapters import factors, write_adapter
 
 WORDS = [
     "The",
@@ -63,6 +64,12 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
         encoder = transformers.BertModel(tiny_config("bert", intermediate_size=128))
     encoder.save_pretrained(folder / "my-encoder")
     tiny_tokenizer().save_pretrained(folder / "my-encoder")
+    shapes = {
+        f"model.layers.{block}.self_attn.{name}": (64, 64)
+        for block in (0, 1)
+        for name in ("q_proj", "o_proj")
+    }
+    write_adapter(folder / "my-adapter", factors(shapes), target_modules=["q_proj", "o_proj"])
     generator = torch.Generator().manual_seed(0)
     for name, count in (("calibration.txt", 160), ("evaluation.txt", 30)):
         chosen = torch.randint(len(WORDS), (count, 12), generator=generator).tolist()

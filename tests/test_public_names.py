@@ -20,6 +20,7 @@ def test_the_public_verbs_are_these() -> None:
         "export",
         "inspect",
         "load",
+        "merge",
         "recover",
         "rotate",
         "search",
@@ -49,10 +50,11 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
     }
     assert arguments["compress"] == [
         "model", "recipe", "out", "text", "samples", "length", "seed", "layers", "overwrite", "resume", "minutes",
-        "device", "progress",
+        "device", "recover_minutes", "recover_steps", "progress",
     ]  # fmt: skip
     assert arguments["load"] == ["path", "dtype", "activations"]
     assert arguments["export"] == ["model", "out", "format", "dtype", "overwrite"]
+    assert arguments["merge"] == ["model", "adapter", "out", "parent", "overwrite", "progress"]
     assert arguments["recover"] == [
         "model", "parent", "out", "text", "lessons", "self_tokens", "text_out", "minutes", "steps", "settings",
         "overwrite", "resume", "progress",

@@ -18,6 +18,7 @@ from gossamer.cli.convert import export, rotate
 from gossamer.cli.describe import inspect, report
 from gossamer.cli.generate import generate
 from gossamer.cli.measure import bench, demo, evaluate
+from gossamer.cli.merge import merge
 from gossamer.cli.output import notes_of
 from gossamer.cli.recover import recover
 from gossamer.cli.search import search
@@ -51,7 +52,7 @@ def _root(
 
 
 for command in (
-    inspect, compress, recover, evaluate, bench, generate, search, teach, report, recipes, export, rotate, demo,
+    inspect, compress, recover, merge, evaluate, bench, generate, search, teach, report, recipes, export, rotate, demo,
 ):  # fmt: skip
     app.command()(command)
 

@@ -32,6 +32,10 @@ def compress(
             help="What the run may take: a recipe that prunes trains each block as long as it lasts."
         ),
     ] = None,
+    recover_minutes: Annotated[
+        float | None, typer.Option(help="Afterwards recover the result on the text for so long.")
+    ] = None,
+    recover_steps: Annotated[int | None, typer.Option(help="The same for so many steps.")] = None,
     device: Annotated[str, typer.Option(help="Where the blocks are compressed, such as cuda.")] = "cpu",
     json_: Json = False,
 ) -> None:
@@ -40,11 +44,14 @@ def compress(
         raise UsageError(
             "--layers: expected a pattern such as '*.mlp.*', got nothing. Leave it out to touch all."
         )
+    recovers = _recovers(recover_minutes, recover_steps, dry_run)
     start(model)
     from gossamer.cli.show.compression import print_compressed, print_preview
     from gossamer.cli.show.progress import progress_bars
+    from gossamer.cli.show.training import print_recovered
     from gossamer.compression.compress import compress as run
     from gossamer.compression.compress import preview, usable_device
+    from gossamer.training.recover import Recovered
 
     if dry_run:
         usable_device(device)
@@ -55,14 +62,24 @@ def compress(
         result = run(
             model, recipe, out=out, text=text, samples=samples, length=length, seed=seed, layers=layers,
             overwrite=overwrite, resume=resume, minutes=minutes, device=device,
-            progress=progress,
+            recover_minutes=recover_minutes, recover_steps=recover_steps, progress=progress,
         )  # fmt: skip
-    if not result.manifest:  # another than the first of several processes
-        return
-    if json_:
+    if json_ and result.manifest:  # empty in others than the first of several processes
         print_json({"folder": str(result.folder), **result.manifest})
-    else:
+    elif result.manifest:
         print_compressed(result)
+        if recovers:
+            print_recovered(Recovered(result.folder, result.manifest["recovery"][-1]))
+
+
+def _recovers(minutes: float | None, steps: int | None, dry_run: bool) -> bool:
+    """Return whether the result is to be recovered."""
+    if dry_run and (minutes is not None or steps is not None):
+        raise UsageError(
+            "--dry-run: tells what compressing does. Leave --recover-minutes and --recover-steps out; of a folder "
+            "that is there, `gossamer recover --dry-run` tells the rest."
+        )
+    return minutes is not None or steps is not None
 
 
 def recipes(json_: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from gossamer.compression.loop import compress_model
 from gossamer.compression.phase_clock import WRITE
 from gossamer.compression.preview import Preview, preview_of
 from gossamer.compression.record import effort, finish
+from gossamer.compression.recovering import check_recovery, compress_and_recover, recovery_of
 from gossamer.compression.selection import select
 from gossamer.compression.windows import with_calibration
 from gossamer.distributed.processes import Processes
@@ -55,6 +57,8 @@ def compress(
     resume: bool = False,
     minutes: float | None = None,
     device: str = "cpu",
+    recover_minutes: float | None = None,
+    recover_steps: int | None = None,
     progress: Progress = silent,
 ) -> Compressed:
     """Compress `model` by `recipe` and write the folder `out`.
@@ -71,6 +75,8 @@ def compress(
         minutes: what the run may take: blocks are trained (`reconstruct`) as long as that lasts, in every recipe
             that prunes. Two runs are then not alike. Without it they are trained as the recipe says.
         device: where the blocks are observed, fitted and run, such as `cuda`.
+        recover_minutes: afterwards recover the result towards `model` on the same text, for so long; or recover_steps:
+            for so many steps. What is written has been compressed and recovered.
         progress: called as the work goes on, in the first process alone.
 
     Started by torchrun, the processes share the windows of text, and the first one writes; the others get an empty
@@ -85,14 +91,29 @@ def compress(
     source = open_model(model)
     check_target(out, overwrite, source.reader.weight_files)
     request = Request(source, given, layers, text, length is not None, minutes, usable_device(device))
+    recovery = recovery_of(recover_minutes, recover_steps, text, length, given.calibration.seed)
     with Processes() as processes:
-        if processes.count > 1:
-            check_together(given, resume)
-        if processes.index > 0:
-            job, state = prepare(request, processes, Nowhere(), silent, None)
-            compress_model(job, state, keep=lambda: None)
-            return Compressed(out, {})
-        return Compressed(out, _write(request, processes, out, overwrite, resume, progress))
+        if recovery is None:
+            return Compressed(out, _together(request, processes, out, overwrite, resume, progress))
+        fingerprint = check_recovery(source, recovery, processes, progress)
+        identity = {**_identity(request), "text's fingerprint": fingerprint}
+        into = partial(_write, request, processes, overwrite=False, resume=True, progress=progress)
+        return Compressed(
+            out, compress_and_recover(model, recovery, identity, into, out, overwrite, resume, progress)
+        )
+
+
+def _together(
+    request: Request, processes: Processes, out: Path, overwrite: bool, resume: bool, progress: Progress
+) -> dict[str, Any]:
+    """Compress in every process; the manifest is empty in all but the first."""
+    if processes.count > 1:
+        check_together(request.recipe, resume)
+    if processes.index > 0:
+        job, state = prepare(request, processes, Nowhere(), silent, None)
+        compress_model(job, state, keep=lambda: None)
+        return {}
+    return _write(request, processes, out, overwrite, resume, progress)
 
 
 def _write(

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.formats.quantized import Quantized
-from gossamer.methods.solve.grid import nonzero, to_float16
+from gossamer.methods.solve.grid import Grid, encode, fit_groups, nonzero, to_float16
 from gossamer.training.kept import KeptWeight, Kind
 
 WITHIN_CELL = 0.45
 """Of a step of the grid, from the middle of a cell: rounding changes at 0.5."""
+MOST_OF_CELL = 0.4999
 
 
 class GridWeight(KeptWeight):
@@ -57,6 +58,41 @@ class GridWeight(KeptWeight):
         self.values_n.add_(torch.clamp(beside_n, -most_n, most_n))
         self.refresh()
 
+    @torch.no_grad()
+    def dither(self, wanted_OI: Tensor) -> None:
+        """Begin where these weights lie in cells of their own, whatever cell the code is of. No rounded weight changes.
+
+        What is added then moves a code as it would move that of the weight, so that it arrives on the average.
+        """
+        beside_n, unit_n = self.take(wanted_OI - self.working_OI), self._unit()
+        share_n = beside_n / unit_n
+        share_n.sub_(share_n.round()).clamp_(-MOST_OF_CELL, MOST_OF_CELL)
+        self.values_n.add_(share_n * unit_n)
+        self.refresh()
+
+    @torch.no_grad()
+    def widen(self) -> None:
+        """Give groups with weights, before rounding, outside of their range another one, where that is nearer."""
+        wanted_n = (
+            self.values_n if self.minimum_OG is None else self.values_n + self._of_kept(self.minimum_OG)
+        )
+        wanted_OI, mask_OI = self.place(wanted_n.detach().clone()), self.mask()
+        scale_OG, minimum_OG = fit_groups(wanted_OI, self._settings(), None, mask_OI)
+        codes_OI = encode(wanted_OI, scale_OG, minimum_OG, self.bits)
+        new_OI = Quantized(codes_OI, scale_OG, minimum_OG, self.bits, self.group_size).dequantize()
+        outside_OG = self._grouped(self.place(~self._inside_n)).any(2)
+        errors_OI = ((each_OI - wanted_OI).mul_(mask_OI).square_() for each_OI in (new_OI, self.working_OI))
+        new_OG, old_OG = (self._grouped(each_OI).sum(2) for each_OI in errors_OI)
+        better_OG = outside_OG & (new_OG < old_OG)
+        scale_OG = torch.where(better_OG, scale_OG, self.scale_OG)
+        if minimum_OG is not None and self.minimum_OG is not None:
+            minimum_OG = torch.where(better_OG, minimum_OG, self.minimum_OG)
+        self._set_grid(scale_OG, minimum_OG)
+        self.values_n.copy_(self.take(wanted_OI))
+        if minimum_OG is not None:
+            self.values_n.sub_(self._of_kept(minimum_OG))
+        self.refresh()
+
     def quantized(self) -> Quantized:
         """Return the codes and scales that `working_OI` is made of; removed weights have the code in the middle."""
         code_n = self._code_n - (self._low if self.symmetric else 0)
@@ -78,6 +114,10 @@ class GridWeight(KeptWeight):
         if self.adapter is not None:
             self.adapter.clear()
         self.refresh()
+
+    def _settings(self) -> Grid:
+        size = None if self.group_size == self.shape[1] else self.group_size
+        return Grid(bits=self.bits, group_size=size, symmetric=self.symmetric)
 
     def _set_grid(self, scale_OG: Tensor, minimum_OG: Tensor | None) -> None:
         """Begin with these scales and minima."""

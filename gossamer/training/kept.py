@@ -62,6 +62,12 @@ class KeptWeight(ABC):
         self._write(None if self.adapter is None else self.take(self.adapter.product()))
 
     @torch.no_grad()
+    def add(self, change_OI: Tensor) -> None:
+        """Add to the kept weights, before they are rounded."""
+        self.values_n.add_(self.take(change_OI))
+        self.refresh()
+
+    @torch.no_grad()
     def settle(self) -> None:
         """Turn the gradient that was collected into those of what is trained."""
         if self.values_n.grad is None:

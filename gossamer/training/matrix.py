@@ -5,6 +5,7 @@ Each part (the whole matrix; or residual and factors of a low-rank one) is train
 O output features, I input features.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,14 @@ class FixedWeight:
 
 
 Weight = KeptWeight | FixedWeight
+
+
+def assembled(parts: Mapping[str, Weight]) -> Tensor:
+    """Return the matrix that the parts stand for, [O, I]."""
+    if WHOLE in parts:
+        return parts[WHOLE].working_OI
+    whole_OI = parts[LEFT].working_OI @ parts[RIGHT].working_OI
+    return whole_OI + parts[RESIDUAL].working_OI if RESIDUAL in parts else whole_OI
 
 
 def kept_weight(packed: PackedWeight) -> KeptWeight:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gossamer.training.kept import KeptWeight
-from gossamer.training.matrix import LEFT, RESIDUAL, RIGHT, WHOLE, Weight
+from gossamer.training.matrix import LEFT, RESIDUAL, RIGHT, WHOLE, Weight, assembled
 
 
 class StudentLinear(nn.Module):
@@ -38,11 +38,7 @@ class StudentLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The matrix [O, I], without a gradient: models look at its type."""
-        parts = {name: part.working_OI for name, part in self.parts.items()}
-        if WHOLE in parts:
-            return parts[WHOLE]
-        whole_OI = parts[LEFT] @ parts[RIGHT]
-        return whole_OI + parts[RESIDUAL] if RESIDUAL in parts else whole_OI
+        return assembled(self.parts)
 
 
 class StudentEmbedding(nn.Module):

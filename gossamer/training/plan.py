@@ -8,8 +8,9 @@ from typing import Any
 from gossamer.checkpoint.source import Source
 from gossamer.progress import Progress, silent
 from gossamer.training.enrol import enrol
+from gossamer.training.opening import open_both
 from gossamer.training.own_text import SELF, OwnText, check_asked, wanted_text
-from gossamer.training.recover import open_both, read
+from gossamer.training.recover import read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.text import fitting_length, num_held_out

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gossamer.checkpoint.manifest import read_manifest
-from gossamer.checkpoint.source import Source, open_model
+from gossamer.checkpoint.source import Source
 from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.checkpoint.write.writer import FolderWriter, check_target
 from gossamer.distributed.processes import Processes
@@ -15,11 +14,12 @@ from gossamer.errors import UsageError
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.progress import Progress, silent
 from gossamer.training.effort import operations_of_token, peak_operations
-from gossamer.training.enrol import check_causal, enrol
+from gossamer.training.enrol import enrol
 from gossamer.training.exchange import Exchange
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teacher import LessonTeacher, check_objective
 from gossamer.training.loop import Run, optimizer_of, train
+from gossamer.training.opening import open_both
 from gossamer.training.own_text import (
     SELF,
     TEMPERATURES,
@@ -263,38 +263,3 @@ def read(
 
 def _texts(text: str | Path | Sequence[str | Path]) -> list[str | Path]:
     return [text] if isinstance(text, str | Path) else list(text)
-
-
-def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
-    """Open the model and its parent.
-
-    Raises UsageError for a parent that is none of this model, or a model that cannot be trained.
-    """
-    student, teacher = open_model(model), open_model(parent)
-    if student.kind == "gguf":
-        raise UsageError(
-            f"{model}: a folder that `gossamer compress` wrote was expected, not a GGUF file. Compress the model first."
-        )
-    check_causal(student)
-    if teacher.kind == "gossamer":
-        raise UsageError(f"--parent {parent}: the dense parent was expected, got a compressed folder.")
-    check_causal(teacher)
-    if student.kind == "gossamer":
-        known = read_manifest(student.path).get("parent")
-        expected = known.get("sha256") if isinstance(known, dict) else None
-        if expected is None:
-            raise UsageError(
-                f"{model}: its manifest does not say which parent it was made of. Compress the parent again."
-            )
-        if expected != teacher.fingerprint():
-            name = known.get("name") if isinstance(known, dict) else "?"
-            raise UsageError(
-                f"--parent {parent}: {model} was made of another model, {name} with SHA-256 {expected[:16]}...; this "
-                f"one has {teacher.fingerprint()[:16]}.... Give the parent that it was made of."
-            )
-    own, other = (each.config.get_text_config().vocab_size for each in (student, teacher))
-    if own != other:
-        raise UsageError(
-            f"--parent {parent}: has {other:,} tokens, {model} {own:,}; they must have the same."
-        )
-    return student, teacher

@@ -77,11 +77,13 @@ class Schedule:
         return math.inf if done == 0 else (self.seconds() - self.begun) * (1 - done) / done
 
 
-def check_effort(steps: int | None, minutes: float | None) -> None:
-    """Raise UsageError unless one of the two is a positive number."""
+def check_effort(steps: int | None, minutes: float | None, prefix: str = "") -> None:
+    """Raise UsageError unless one of the two is a positive number; `prefix` stands before the names of the options."""
     if (steps is None) == (minutes is None):
-        raise UsageError("--minutes or --steps: one of the two was expected, to say how long to train.")
+        raise UsageError(
+            f"--{prefix}minutes or --{prefix}steps: one of the two was expected, to say how long to train."
+        )
     if minutes is not None and not 0 < minutes < math.inf:
-        raise UsageError(f"--minutes {minutes:g}: a positive number was expected.")
+        raise UsageError(f"--{prefix}minutes {minutes:g}: a positive number was expected.")
     if steps is not None and steps < 1:
-        raise UsageError(f"--steps {steps}: at least 1 was expected.")
+        raise UsageError(f"--{prefix}steps {steps}: at least 1 was expected.")

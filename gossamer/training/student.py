@@ -59,13 +59,20 @@ class Student:
 
     def lean(self, parent: PreTrainedModel, architecture: Architecture) -> None:
         """Let codes begin beside the middle of their cells, towards the parent's weights; no weight changes."""
+        for _name, weight, wanted_OI in self.towards(parent, architecture):
+            weight.lean(wanted_OI)
+
+    def towards(
+        self, parent: PreTrainedModel, architecture: Architecture
+    ) -> Iterator[tuple[str, GridWeight, Tensor]]:
+        """Give every matrix of codes with the weights [O, I] that the parent has in its place."""
         for name, trained in self.packed.items():
             weight = trained.parts.get(WHOLE, trained.parts.get(RESIDUAL))
             if isinstance(weight, GridWeight):
                 wanted_OI = architecture.matrix(name).get(parent).float()
                 if LEFT in trained.parts:
                     wanted_OI = wanted_OI - trained.parts[LEFT].working_OI @ trained.parts[RIGHT].working_OI
-                weight.lean(wanted_OI)
+                yield name, weight, wanted_OI
 
     def settle(self) -> None:
         """Give the masters their gradients."""
@@ -113,12 +120,17 @@ class Student:
 
         RunError if packing would change a value; FormatError if one does not fit in its type.
         """
-        found: dict[str, Tensor] = {}
-        for name, trained in self.packed.items():
-            found |= {f"{name}.{key}": tensor for key, tensor in trained.repacked().tensors().items()}
-        for name, (matrix, weight) in self.dense.items():
-            found[f"{name}.weight"] = matrix.as_stored(weight.working_OI).to(weight.dtype)
-        return found | {name: plain.stored() for name, plain in self.plain.items()}
+        names = (*self.packed, *self.dense, *self.plain)
+        return {key: tensor for name in names for key, tensor in self.stored(name).items()}
+
+    def stored(self, name: str) -> dict[str, Tensor]:
+        """Return the same of one matrix or parameter."""
+        if name in self.packed:
+            return {f"{name}.{key}": each for key, each in self.packed[name].repacked().tensors().items()}
+        if name in self.dense:
+            matrix, weight = self.dense[name]
+            return {f"{name}.weight": matrix.as_stored(weight.working_OI).to(weight.dtype)}
+        return {name: self.plain[name].stored()}
 
     def checkpoint_blocks(self, blocks: Sequence[str]) -> None:
         """Keep only the inputs of each block for the backward pass, which runs it again."""

@@ -17,6 +17,7 @@ COMMANDS = (
     "inspect",
     "compress",
     "recover",
+    "merge",
     "evaluate",
     "bench",
     "generate",

@@ -75,3 +75,18 @@ def test_wrong_use_is_one_short_message(
         "causal",
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_compress_recovers_in_one_go_and_shows_both(
+    run: Callable[..., Run], recipe: Path, parent: Callable[[str], Path], text: Path, tmp_path: Path
+) -> None:
+    given = ("compress", parent("llama"), "--recipe", recipe, "--text", text, "--length", 32)
+    result = run(*given, "--recover-steps", 3, "--out", tmp_path / "out")
+    assert result.code == 0, result.err
+    for words in ("sparsity of the blocks", "held-out KL to the parent", "zeros that stayed"):
+        assert words in result.out
+    assert "compressed; now it is recovered" in result.err
+    again = run(*given, "--recover-minutes", 0.05, "--out", tmp_path / "again", "--json")
+    assert again.json["recovery"][0]["minutes_given"] == 0.05
+    refused(run(*given, "--recover-steps", 3, "--out", tmp_path / "dry", "--dry-run"), "recover --dry-run")
+    refused(run(*given, "--recover-minutes", 0, "--out", tmp_path / "dry"), "--recover-minutes 0")

@@ -36,9 +36,9 @@ class WorkFolder:
     that nothing is kept then.
     """
 
-    def __init__(self, out: Path, resume: bool = False, unit: str = "blocks") -> None:
+    def __init__(self, out: Path, resume: bool = False, unit: str = "blocks", kind: str = "run") -> None:
         self.out, self.unit = resolved(out), unit
-        self.path = self.out.parent / f".{self.out.name}.run"
+        self.path = self.out.parent / f".{self.out.name}.{kind}"
         self.progress: dict[str, Any] | None = None
         self.resumes = resume
         self._identity: dict[str, Any] = {}

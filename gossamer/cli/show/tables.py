@@ -40,3 +40,7 @@ def number(value: float | None, digits: int = 2, unit: str = "") -> str:
 
 def scaled(value: float | None, unit: float = 1.0) -> str:
     return "-" if value is None else f"{value / unit:,.2f}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"

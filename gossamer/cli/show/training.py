@@ -2,11 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from gossamer.cli.show.tables import megabytes, number, output_console, print_rows, table_of
+from gossamer.cli.show.tables import megabytes, number, output_console, percent, print_rows, table_of
 
 if TYPE_CHECKING:  # what is shown; importing it takes seconds
+    from gossamer.training.merge import Merged
     from gossamer.training.plan import Plan
     from gossamer.training.recover import Recovered
+
+SHOWN = 10
+"""Matrices of a merged adapter, those where least arrived."""
 
 
 def print_plan(plan: "Plan") -> None:
@@ -80,3 +84,33 @@ def _sent(record: dict[str, Any]) -> list[tuple[str, str]]:
     whole = f"{sent['share_of_dense']:.3f} of the {megabytes(sent['dense_bytes_per_step'])} of whole matrices"
     told = f"{megabytes(sent['bytes_per_step'])} of gradients ({sent['type']}), {whole}"
     return [(f"each of {record['processes']} processes, in a step", told)]
+
+
+def print_merged(result: "Merged") -> None:
+    record = result.record
+    table = table_of(
+        "the adapter's change", "matrix", "arrived", "cosine", "relative error", "dropped", "weights changed"
+    )
+    rows = sorted(record["matrices"].items(), key=lambda row: row[1]["arrived"] or 0.0)
+    for name, share in (("all", record["total"]), *rows[:SHOWN]):
+        table.add_row(
+            name, percent(share["arrived"]), number(share["cosine"], 3), number(share["relative_error"], 3),
+            percent(share["dropped"]), f"{share['changed_weights']:,} of {share['kept_weights']:,}",
+        )  # fmt: skip
+    console = output_console()
+    console.print(table)
+    if len(rows) > SHOWN:
+        console.print(
+            f"those where least arrived; {len(rows) - SHOWN} more are in the manifest", soft_wrap=True
+        )
+    print_rows(
+        f"wrote {result.folder}",
+        [
+            ("adapter", record["adapter"]["name"]),
+            ("zeros that stayed", f"{record['removed_weights']:,} in {len(rows)} matrices"),
+            *([("put in place", ", ".join(record["replaced"]))] if record["replaced"] else []),
+            ("time", number(record["seconds"], 1, " s")),
+            ("largest difference after loading", f"{record['reload_max_difference']:.1e}"),
+            *[("note", note) for note in record["notes"]],
+        ],
+    )
