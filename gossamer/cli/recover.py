@@ -97,16 +97,9 @@ def recover(
     )  # fmt: skip
     if dry_run:
         planned = plan(
-            model,
-            parent=parent,
-            text=text or (),
-            lessons=lessons,
-            self_tokens=self_tokens,
-            text_out=text_out,
-            minutes=minutes,
-            steps=steps,
-            settings=settings,
-        )
+            model, parent=parent, text=text or (), lessons=lessons, self_tokens=self_tokens, text_out=text_out,
+            minutes=minutes, steps=steps, settings=settings,
+        )  # fmt: skip
         print_result(planned, json_, print_plan)
         return
     with telling_what_is_kept(), progress_bars() as progress:
