@@ -179,6 +179,41 @@ def scatter(points: Sequence[Point], x_title: str, y_title: str) -> Figure:
     }
 
 
+def curve(points: Sequence[tuple[float, float, str]], x_title: str, y_title: str) -> Figure:
+    """A line through points (x, y, what it is), in their order."""
+    lowest, highest = min(y for _, y, _ in points), max(y for _, y, _ in points)
+    room = 0.15 * (highest - lowest) or 0.15 * abs(highest) or 1.0
+    return {
+        "data": [
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "x": [x for x, _, _ in points],
+                "y": [y for _, y, _ in points],
+                "text": [label(what) for _, _, what in points],
+                "hovertemplate": f"%{{text}}<br>{y_title}: %{{y:.4~g}}<extra></extra>",
+                "line": {"width": 2, "color": "role:accent"},
+                "marker": {"size": 7, "color": "role:accent"},
+            }
+        ],
+        "layout": {
+            "height": 280,
+            "showlegend": False,
+            "margin": {"l": 10, "r": 10, "t": 10, "b": 40},
+            "xaxis": {
+                "title": {"text": x_title},
+                "automargin": True,
+                "range": [0, 1.05 * max(x for x, _, _ in points) or 1],
+            },
+            "yaxis": {
+                "title": {"text": y_title},
+                "automargin": True,
+                "range": [max(0.0, lowest - room), highest + room],
+            },
+        },
+    }
+
+
 def _side(point: Point, highest_x: float) -> str:
     """Where a point's name has room: towards the middle of the figure."""
     return "middle left" if point.x > 0.55 * highest_x else "middle right"

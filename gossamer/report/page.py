@@ -13,6 +13,7 @@ from pathlib import Path
 from gossamer.errors import RunError, UsageError
 from gossamer.files import write_text
 from gossamer.report import html
+from gossamer.report.after import Facts, Recovery, merged, notes_of_after, phases, recoveries
 from gossamer.report.figures import Figure, Point, heat_map, scatter, size_bars
 from gossamer.report.record import (
     ABSENT,
@@ -38,7 +39,6 @@ from gossamer.report.tables import (
     parent_name,
 )
 
-Facts = list[tuple[str, str]]
 SAME_SPARSITY = 0.005
 """Sparsities that differ by less look the same in a figure."""
 
@@ -64,6 +64,10 @@ class Section:
     recipe: str | None
     provenance: Facts
     run: Facts
+    phases: list[list[str]]
+    """Where the time of compression went."""
+    recoveries: list[Recovery]
+    merged: list[Facts]
     measurements: Facts
 
 
@@ -126,9 +130,6 @@ def render(manifests: Sequence[object], names: list[str]) -> str:
         ),
         sections=[_section(each, name) for each, name in zip(manifests, names, strict=True)],
     )  # fmt: skip
-
-
-# ---- scripts and the file ---------------------------------------------------------------------------------
 
 
 # ---- figures over all models ------------------------------------------------------------------------------
@@ -196,6 +197,9 @@ def _section(manifest: object, name: str) -> Section:
         recipe=text(manifest, "recipe_yaml"),
         provenance=_provenance(manifest),
         run=_run(manifest),
+        phases=phases(manifest),
+        recoveries=recoveries(manifest),
+        merged=merged(manifest),
         measurements=_measurements(manifest),
     )
 
@@ -277,6 +281,7 @@ def _by_format(manifest: object, known: Sequence[Layer]) -> list[list[str]]:
 def _notes(manifest: object, known: Sequence[Layer]) -> list[tuple[str, str]]:
     """Notes of the run, and those of layers gathered by their words."""
     notes = [(note, "") for note in (*texts(manifest, "notes"), *texts(manifest, "run", "notes"))]
+    notes += notes_of_after(manifest)
     gathered: dict[str, list[str]] = {}
     for layer in known:
         for note in layer.notes:

@@ -73,6 +73,8 @@ class GridWeight(KeptWeight):
     @torch.no_grad()
     def widen(self) -> None:
         """Give groups with weights, before rounding, outside of their range another one, where that is nearer."""
+        if bool(self._inside_n.all()):
+            return
         wanted_n = (
             self.values_n if self.minimum_OG is None else self.values_n + self._of_kept(self.minimum_OG)
         )
