@@ -28,7 +28,7 @@ def figures(record: dict[str, Any], key: str) -> list[float]:
     return [point[key] for point in record["curve"] if point[key] is not None]
 
 
-@pytest.mark.parametrize(("form", "steps"), [("float", 10), ("half int4", 50)])
+@pytest.mark.parametrize(("form", "steps"), [("float", 50), ("half int4", 50)])
 def test_two_processes_learn_what_one_learns_and_send_the_kept_gradients_alone(
     form: str, steps: int, folders: Folders, text: Path, tmp_path: Path
 ) -> None:
