@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.heading import heading
 from gossamer.checkpoint.source import open_model
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.data.deduplicate import deduplicate
@@ -132,8 +133,7 @@ def as_page(record: dict[str, Any]) -> str:
     lines = [
         "# Sparse folders as drafts of a dense one",
         "",
-        f"`{record['command']}` on {record['cpu']}, {record['threads']} threads; "
-        + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        heading(record, f", {record['threads']} threads")
         + f". The target, `{target['name']}`, decodes {target['tokens_per_s']:.0f} tokens/s. Accepted: over "
         f"{record['tokens']:,} tokens of text. Speed-up: what speculative decoding (Leviathan et al. 2023) would reach "
         "at best, by drafts of one to four tokens; below 1 it is slower. Nothing was decoded so.",

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.heading import heading
 from benchmarks.quality import measure
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
@@ -102,8 +103,7 @@ def as_markdown(record: dict[str, Any]) -> str:
     lines = [
         "# What each pattern costs, and what it gives",
         "",
-        f"`{record['command']}` on {record['cpu']}; "
-        + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        heading(record)
         + ". SmolLM2-135M, one-shot: ADMM, then GPTQ in 4 bits (groups of 64), embeddings and head in 8 bits, 8 "
         "windows of 512 tokens. Bits: of a weight and its place, without scales. Speed: decoding over our int4, from "
         "[engine-avx2.md](engine-avx2.md) and [engine.md](engine.md).",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import gossamer
+from benchmarks.heading import heading
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
@@ -111,14 +112,7 @@ def measure(
         resume=True,
         progress=progress_of(name),
     )
-    quality = gossamer.evaluate(
-        folder,
-        text=evaluation,
-        against=parent,
-        num_windows=given.windows,
-        engine="torch",
-        progress=progress_of(name),
-    )
+    quality = judged(name, folder, parent, evaluation, given.windows)
     speed = None
     if not given.quality_only:
         speed = gossamer.benchmark(
@@ -132,9 +126,16 @@ def measure(
         "size": manifest["size"],
         "run": made.manifest["run"],
         "reload_max_difference": manifest["reload_max_difference"],
-        "evaluation": without_paths(quality.to_dict()),
+        "evaluation": without_paths(quality),
         "benchmark": speed and without_paths(speed.to_dict()),
     }
+
+
+def judged(name: str, folder: Path, parent: Path, text: Path, windows: int) -> dict[str, Any]:
+    """Return what `evaluate` says of a folder beside its dense parent."""
+    return gossamer.evaluate(
+        folder, text=text, against=parent, num_windows=windows, engine="torch", progress=progress_of(name)
+    ).to_dict()
 
 
 def without_paths(figures: dict[str, Any]) -> dict[str, Any]:
@@ -157,9 +158,7 @@ def as_markdown(record: dict[str, Any]) -> str:
     lines = [
         "# Quality, size and speed of the recipes",
         "",
-        f"`{record['command']}` on {record['cpu']}; "
-        + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
-        + ". One-shot, nothing was trained end to end. Raw figures: `quality.json`.",
+        heading(record) + ". One-shot, nothing was trained end to end. Raw figures: `quality.json`.",
         "",
         "| recipe | perplexity | of dense | KL | size, MB | compress, s | memory, GB | decode, tok/s "
         "| of dense bf16 | date |",

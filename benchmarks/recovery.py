@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import gossamer
-from benchmarks.quality import progress_of
+from benchmarks.quality import judged, progress_of
 from benchmarks.recovery_page import as_page, as_svg
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.data.assets import fetch_demo_assets
@@ -120,14 +120,7 @@ def measured(row: Row, given: argparse.Namespace) -> dict[str, Any]:
 
 def quality(folder: Path, parent: Path, text: Path) -> dict[str, Any]:
     """Return perplexity and KL beside the parent."""
-    found = gossamer.evaluate(
-        folder,
-        text=text,
-        against=parent,
-        num_windows=WINDOWS,
-        engine="torch",
-        progress=progress_of(folder.name),
-    ).to_dict()
+    found = judged(folder.name, folder, parent, text, WINDOWS)
     wanted = (
         "perplexity", "perplexity_ratio", "parent_perplexity", "kl_mean", "size_bytes", "perplexity_signature"
     )  # fmt: skip

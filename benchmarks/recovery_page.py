@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from benchmarks.heading import heading
 from benchmarks.plot import text
 
 LEFT, TOP, WIDTH, HEIGHT, LEGEND = 60, 30, 460, 300, 200
@@ -18,8 +19,7 @@ def as_page(record: dict[str, Any]) -> str:
     lines = [
         "# What recovery gives back",
         "",
-        f"`{record['command']}` on {record['cpu']}; "
-        + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        heading(record)
         + ". SmolLM2-135M. Trained on the demo's calibration text by KL to the dense parent alone (no labels), all "
         "kept weights, norms and scales, the same bytes and zeros; judged on the demo's evaluation text. Ratio: "
         "perplexity over that of the dense parent. Share: of the products that the machine's measured peak allows.",

@@ -11,9 +11,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import gossamer
 from benchmarks.domains import DOMAINS, texts
-from benchmarks.quality import progress_of
+from benchmarks.heading import heading
+from benchmarks.quality import judged
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
@@ -56,14 +56,7 @@ def learnt(folder: Path) -> str:
 
 
 def figures(folder: Path, parent: Path, text: Path, windows: int) -> dict[str, Any]:
-    found = gossamer.evaluate(
-        folder,
-        text=text,
-        against=parent,
-        num_windows=windows,
-        engine="torch",
-        progress=progress_of(f"{folder.name}, {text.name}"),
-    ).to_dict()
+    found = judged(f"{folder.name}, {text.name}", folder, parent, text, windows)
     return {key: found[key] for key in ("perplexity", "parent_perplexity", "perplexity_ratio", "kl_mean")}
 
 
@@ -72,8 +65,7 @@ def as_page(record: dict[str, Any]) -> str:
     lines = [
         "# What recovery does to other text",
         "",
-        f"`{record['command']}` on {record['cpu']}; "
-        + ", ".join(f"{package} {version}" for package, version in record["versions"].items())
+        heading(record)
         + ". SmolLM2-135M. Ratio to the dense parent's perplexity, and KL to the parent in nats a token. News: "
         "sections A to C of the Brown corpus; speeches: State of the Union since 1946; every second document of each.",
         "",
