@@ -3,8 +3,10 @@
 A command is a process of its own: of `benchmarks.ours`, or a tool of llama.cpp. All get the priority of this process.
 While one runs, /proc/stat tells how much of the time other processes and other virtual machines took; where that was
 too much (`gossamer.evaluation.speed.surroundings`: 5 % and 2 % of all cores), the whole round is taken again, because
-its commands are compared with each other. A round runs as `python -m benchmarks.rounds`, commands on stdin and answers
-on stdout as JSON, so that a program that keeps the machine quiet can be put before it (`through`).
+its commands are compared with each other. What is not compared does not count: the probe of the memory's bandwidth,
+which takes fresh pages, and so the time in which a virtual machine gets them from its host. A round runs as
+`python -m benchmarks.rounds`, commands on stdin and answers on stdout as JSON, so that a program that keeps the machine
+quiet can be put before it (`through`).
 """
 
 import json
@@ -33,6 +35,8 @@ class Visit:
     """Figures out of what the command wrote to stdout."""
     environment: tuple[tuple[str, str], ...] = ()
     """Set beside what this process has."""
+    compared: bool = True
+    """Whether the round is taken again when this command was disturbed."""
 
 
 Figures = dict[str, dict[str, float]]
@@ -46,7 +50,11 @@ def quiet_round(visits: Sequence[Visit], through: str, say: Callable[[str], None
     """
     for repeats in range(MOST_REPEATS):
         answers = answers_of(visits, through)
-        noisy = [answer["name"] for answer in answers if answer["noisy"]]
+        noisy = [
+            visit.name
+            for visit, answer in zip(visits, answers, strict=True)
+            if answer["noisy"] and visit.compared
+        ]
         if not noisy:
             figures: Figures = {}
             for visit, answer in zip(visits, answers, strict=True):

@@ -112,7 +112,8 @@ def bandwidth_visit(threads: int) -> Visit:
     program = (
         f"from gossamer.evaluation.speed.bandwidth import read_bandwidth as r; print(r({threads}).gb_per_s)"
     )
-    return Visit("bandwidth", (sys.executable, "-c", program), lambda text: {"gb_per_s": float(text)})
+    command = (sys.executable, "-c", program)
+    return Visit("bandwidth", command, lambda text: {"gb_per_s": float(text)}, compared=False)
 
 
 def identity(visits: Sequence[Visit], models: Sequence[Path]) -> str:

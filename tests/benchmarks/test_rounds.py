@@ -99,6 +99,12 @@ def test_a_disturbed_round_is_taken_again_and_told(monkeypatch: pytest.MonkeyPat
     assert "one" in told[0]
 
 
+def test_what_is_not_compared_does_not_throw_a_round_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounds, "answers_of", lambda *_: [{"name": "one", "output": "2", "noisy": True}])
+    figures, repeats = rounds.quiet_round([replace(visit("one", "2"), compared=False)], "", print)
+    assert (figures, repeats) == ({"one": {"decode": 2.0}}, 0)
+
+
 def test_a_machine_that_is_never_quiet_gives_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rounds, "answers_of", lambda *_: [{"name": "one", "output": "2", "noisy": True}])
     with pytest.raises(RunError, match="all disturbed"):
