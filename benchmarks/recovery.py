@@ -1,7 +1,7 @@
 """What recovery gives back: recipes before and after `gossamer recover`, in one table.
 
-    python -m benchmarks.recovery [--only NAME ...] [--minutes M | --steps N] [--through COMMAND] [--work DIR]
-                                  [--out DIR]
+    python -m benchmarks.recovery [--only NAME ...] [--minutes M | --steps N] [--train MODE] [--through COMMAND]
+                                  [--work DIR] [--out DIR]
 
 SmolLM2-135M. Each row's recipe is compressed once and recovered with the demo's calibration text, by the divergence
 from the dense parent alone; perplexity and KL beside the parent are measured on the demo's evaluation text, which
@@ -26,6 +26,7 @@ from gossamer.data.assets import fetch_demo_assets
 from gossamer.evaluation.speed.surroundings import cpu_model, versions
 from gossamer.files import write_json
 from gossamer.recipe.reader import load_recipe, parse_recipe
+from gossamer.training.student import MODES
 
 LESS = """steps:
   - {{layers: "*", method: admm, sparsity: {0}, scope: global}}
@@ -67,6 +68,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[row.name for row in ROWS], help="rows to measure")
     parser.add_argument("--minutes", type=float, default=45.0)
     parser.add_argument("--steps", type=int, help="in place of minutes")
+    parser.add_argument("--train", choices=MODES, default="all", help="what recover trains")
     parser.add_argument("--through", default="", metavar="COMMAND", help="put before each recovery")
     parser.add_argument("--work", type=Path, default=Path("build/recovery"))
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks"))
@@ -104,7 +106,7 @@ def measured(row: Row, given: argparse.Namespace) -> dict[str, Any]:
         effort = ["--minutes", f"{given.minutes:g}"] if given.steps is None else ["--steps", f"{given.steps}"]
         subprocess.run(
             [*given.through.split(), sys.executable, "-m", "gossamer", "recover", small, "--parent", parent,
-             "--text", text, *effort, "--out", recovered, "--resume"],
+             "--text", text, *effort, "--train", given.train, "--out", recovered, "--resume"],
             check=True,
         )  # fmt: skip
     manifest = read_manifest(recovered)
