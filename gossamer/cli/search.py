@@ -25,6 +25,10 @@ def search(
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="Which windows are drawn.")] = None,
     windows: Annotated[int, typer.Option(help="Held-out windows that perplexity is measured on.")] = 8,
     keep: Annotated[bool, typer.Option("--keep", help="Keep the chosen model too.")] = False,
+    recover_minutes: Annotated[
+        float | None, typer.Option(help="At last recover the chosen model on the same text, for so long.")
+    ] = None,
+    recover_steps: Annotated[int | None, typer.Option(help="The same, for so many steps.")] = None,
     json_: Json = False,
 ) -> None:
     """Search for the best recipe within a budget: predict, verify, write recipes and a plot."""
@@ -37,7 +41,8 @@ def search(
         with progress_bars() as progress:
             result = run(
                 model, budget=budget, text=text, out=out, minutes=minutes, samples=samples, length=length,
-                seed=seed, windows=windows, keep=keep, progress=progress,
+                seed=seed, windows=windows, keep=keep, recover_minutes=recover_minutes, recover_steps=recover_steps,
+                progress=progress,
             )  # fmt: skip
     except KeyboardInterrupt:
         typer.echo(f"gossamer: interrupted; the same command goes on from {out}", err=True)

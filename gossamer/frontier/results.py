@@ -41,6 +41,22 @@ class Files:
     model: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveredFigures:
+    """The recovered model, judged like the points of the search."""
+
+    model: str
+    perplexity: float
+    perplexity_ratio: float
+    """To the dense parent."""
+    ratio_before: float
+    """As the recipe made it."""
+    tokens: int
+    """Learnt from."""
+    seconds: float
+    """That recovery took."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
     """What `search` returns, and what is in search.json."""
@@ -60,6 +76,8 @@ class SearchResult:
     evolution: list[Evolution]
     notes: list[str]
     files: Files
+    recovered: RecoveredFigures | None = None
+    """The chosen model once it was recovered; None where that was not asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `--json` prints; the assignments themselves are in the recipes."""

@@ -4,18 +4,22 @@
     predict     knapsacks over levels and parts, evolution at the budget
     verify      compress, evaluate, time; learn from it; predict again; until the time is up
     results     recipes, search.json, search.html
+    recover     the chosen model, where that was asked for
 
 Everything that was measured is kept in state.json in the folder, so that the same call goes on where it was stopped.
 """
 
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from gossamer.checkpoint.source import Source, open_model
+from gossamer.compression.recovering import check_recovery, recovery_of
 from gossamer.data.tokens import start_tokens
+from gossamer.distributed.processes import Processes
 from gossamer.errors import GossamerError, UsageError
+from gossamer.files import write_json
 from gossamer.frontier.budget import Budget, parse_budget
 from gossamer.frontier.candidates import Candidates
 from gossamer.frontier.costs import Costs
@@ -25,7 +29,9 @@ from gossamer.frontier.job import Job
 from gossamer.frontier.measure import learn, measure, predict
 from gossamer.frontier.reach import require_reachable_size
 from gossamer.frontier.record import Candidate, Failed, Predicted, Record, Verified
-from gossamer.frontier.results import KEPT, SearchResult, write_results
+from gossamer.frontier.recovered import recover_chosen
+from gossamer.frontier.results import KEPT, RESULT, SearchResult, write_results
+from gossamer.frontier.split import CALIBRATION_FILE
 from gossamer.frontier.verify import discard, measure_dense, verify
 from gossamer.progress import Progress, silent
 from gossamer.recipe.recipe import Calibration
@@ -48,6 +54,8 @@ def search(
     seed: int | None = None,
     windows: int = DEFAULT_WINDOWS,
     keep: bool = False,
+    recover_minutes: float | None = None,
+    recover_steps: int | None = None,
     progress: Progress = silent,
 ) -> SearchResult:
     """Search for the best recipe within a budget, and write recipes, figures and a page to `out`.
@@ -61,6 +69,8 @@ def search(
         samples, length, seed: calibration, as in `compress`.
         windows: held-out windows that perplexity is measured on.
         keep: keep the chosen model as `out`/model.
+        recover_minutes: at last recover the chosen model, on the text that calibrates, into `out`/recovered, for so
+            long beside `minutes`; or recover_steps: for so many steps. The chosen model is then kept too.
         progress: called as the work goes on.
 
     Returns:
@@ -72,6 +82,8 @@ def search(
     started = time.monotonic()
     wanted, calibration = parse_budget(budget), _calibration(samples, length, seed)
     _check_limits(minutes, windows)
+    calibrates = str(Path(out) / CALIBRATION_FILE)
+    recovery = recovery_of(recover_minutes, recover_steps, calibrates, length, calibration.seed)
     source = open_model(model)
     _check_model(source, wanted, model)
     costs = Costs(source)
@@ -82,7 +94,14 @@ def search(
         seconds=60 * minutes, native=choose_engine(model) == "native", costs=costs, out=Path(out), state=state,
         texts=texts, progress=progress, started=started,
     )  # fmt: skip
-    return _search(job, keep)
+    if recovery is None:
+        return _search(job, keep)
+    with Processes() as processes:
+        check_recovery(source, recovery, processes, progress)
+    result = _search(job, keep=True)
+    result = replace(result, recovered=recover_chosen(job, result, recovery))
+    write_json(job.out / RESULT, result.to_dict())
+    return result
 
 
 def _search(job: Job, keep: bool) -> SearchResult:

@@ -108,7 +108,13 @@ def print_search(result: "SearchResult") -> None:
     levels = ", ".join(f"{count} {name}" for name, count in result.chosen.levels.items())
     for line in (f"chosen: {levels}", result.verdict, *result.notes):
         console.print(line, soft_wrap=True)
-    files = result.files
+    recovered, files = result.recovered, result.files
+    if recovered is not None:
+        console.print(
+            f"recovered: {number(recovered.perplexity_ratio, 3, 'x')} of dense, "
+            f"{number(recovered.ratio_before, 3, 'x')} before, {recovered.tokens:,} tokens: {recovered.model}",
+            soft_wrap=True,
+        )
     for what, path in (
         ("recipe", files.recipe), ("result", files.result), ("page", files.page), ("model", files.model),
     ):  # fmt: skip
