@@ -9,6 +9,8 @@ torch's part, which is small then, on one thread, and puts the number back after
 import torch
 from torch import Tensor, nn
 
+HOOKS = "_quiet_steps"
+"""Attribute of a model, where the handles of its hooks lie."""
 STEP_TOKENS = 1024
 """Forward passes over at most so many tokens run torch on one thread: longer ones do too much in torch itself."""
 
@@ -31,5 +33,14 @@ def quiet_steps(model: nn.Module) -> None:
         if threads:
             torch.set_num_threads(threads)
 
-    model.register_forward_pre_hook(before, with_kwargs=True)
-    model.register_forward_hook(after, with_kwargs=True, always_call=True)
+    handles = (
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, with_kwargs=True, always_call=True),
+    )
+    setattr(model, HOOKS, handles)
+
+
+def all_threads(model: nn.Module) -> None:
+    """Undo `quiet_steps`: torch does all of the work now, because packed modules were replaced."""
+    for handle in getattr(model, HOOKS, ()):
+        handle.remove()

@@ -15,6 +15,7 @@ from gossamer.layers.embedding import PackedEmbedding
 from gossamer.layers.linear import SparseLinear
 from gossamer.layers.packed_module import PackedModule
 from gossamer.layers.replace import replace_module
+from gossamer.layers.step_threads import all_threads
 from gossamer.training.adapter import Adapter
 from gossamer.training.kept import FloatWeight
 from gossamer.training.matrix import LEFT, RIGHT, TRAINED_FORMATS, WHOLE, FixedWeight, TrainedMatrix, Weight
@@ -45,6 +46,7 @@ def enrol(source: Source, mode: Mode, *, embeddings: bool, rank: int, seed: int)
         parameter.requires_grad_(False)
     enrolment = _Enrolment(source, student, mode, embeddings)
     enrolment.packed()
+    all_threads(model)
     enrolment.dense()
     enrolment.plain()
     if mode == "lora":

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gossamer.layers.step_threads import STEP_TOKENS, quiet_steps
+from gossamer.layers.step_threads import STEP_TOKENS, all_threads, quiet_steps
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +65,10 @@ def test_an_error_before_the_forward_does_no_harm(model: Seeing) -> None:
 def test_a_call_without_ids_runs_as_it_is(model: Seeing) -> None:
     assert model() == 2
     assert model(input_ids=None) == 2
+
+
+def test_a_model_whose_packed_modules_were_replaced_runs_on_all_threads_again(model: Seeing) -> None:
+    assert model(torch.zeros(1, 4, dtype=torch.int64)) == 1
+    all_threads(model)
+    assert model(torch.zeros(1, 4, dtype=torch.int64)) == 2
+    all_threads(nn.Identity())

@@ -44,6 +44,18 @@ def one_step(student: Student, rate: float = 5e-2) -> None:
     student.forget_gradients()
 
 
+def test_a_student_runs_on_all_threads_of_torch(folders: Folders) -> None:
+    _, small = folders("half int4")
+    student, before, seen = student_of(small), torch.get_num_threads(), []
+    student.model.get_decoder().register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(2)
+    try:
+        student.model(**tiny_inputs("llama"))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2]
+
+
 @pytest.mark.parametrize("form", RECIPES)
 def test_every_part_has_exactly_the_values_that_its_packed_form_means(
     form: str, folders: Folders, tmp_path: Path
