@@ -14,7 +14,8 @@ Parent = Annotated[str, typer.Option(help="The dense model that it was made of."
 Text = Annotated[
     list[str] | None,
     typer.Option(
-        help="Text to learn from: file, folder or data set; self: written by the parent. May be given several times."
+        help="Text to learn from: file, folder or data set; self: written by the parent. May be given several times, "
+        "and then with weights: TEXT:0.7."
     ),
 ]
 LessonFolder = Annotated[

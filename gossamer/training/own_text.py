@@ -30,6 +30,7 @@ from gossamer.runtime.engine import Engine
 from gossamer.runtime.sequence import Sampling
 from gossamer.runtime.torch_engine import TorchEngine
 from gossamer.runtime.weights import open_weights
+from gossamer.training.mixture import all_weighted
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.text import HELD_OUT
 
@@ -147,10 +148,16 @@ def wanted_text(
     return Wanted(length, tokens, seconds, settings.seed)
 
 
+def writes_itself(texts: Sequence[str | Path]) -> bool:
+    """True if one of the texts is what the parent writes."""
+    return any(each.text == SELF for each in all_weighted(texts))
+
+
 def check_asked(texts: Sequence[str | Path], asked: OwnText) -> None:
     """Raise UsageError if more is asked of a text than is given; DataError for one that is missing."""
-    if SELF in texts:
-        for text in texts:
+    found = [each.text for each in all_weighted(texts)]
+    if SELF in found:
+        for text in found:
             if text != SELF:
                 read_documents(text)  # told at once, and not after the parent has written for minutes
         return

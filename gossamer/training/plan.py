@@ -8,8 +8,9 @@ from typing import Any
 from gossamer.checkpoint.source import Source
 from gossamer.progress import Progress, silent
 from gossamer.training.enrol import enrol
+from gossamer.training.mixture import all_weighted
 from gossamer.training.opening import open_both
-from gossamer.training.own_text import SELF, OwnText, check_asked, wanted_text
+from gossamer.training.own_text import SELF, OwnText, check_asked, wanted_text, writes_itself
 from gossamer.training.recover import read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
@@ -71,7 +72,7 @@ def plan(
     source, teacher = open_both(model, parent)
     own = OwnText(self_tokens, None if text_out is None else Path(text_out))
     check_asked(text, own)
-    if SELF in text and lessons is None:
+    if writes_itself(text) and lessons is None:
         length, windows, notes = _with_own(source, text, own, settings, steps, minutes, progress)
     else:
         words, _answers = read(source, text, lessons, settings, progress)
@@ -123,7 +124,7 @@ def _with_own(
     """Return (length, windows, notes) where the parent is to write text, which it does not now."""
     length = fitting_length(source, settings.length)
     wanted = wanted_text(own, settings, length, steps, minutes)
-    others = [each for each in text if each != SELF]
+    others = [each.text for each in all_weighted(text) if each.text != SELF]
     windows = len(read(source, others, None, settings, progress)[0].ids_NL) if others else 0
     if wanted.tokens is None:
         assert wanted.seconds is not None

@@ -19,6 +19,7 @@ from gossamer.training.exchange import Exchange
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teacher import LessonTeacher, check_objective
 from gossamer.training.loop import Run, optimizer_of, train
+from gossamer.training.mixture import all_weighted
 from gossamer.training.opening import open_both
 from gossamer.training.own_text import (
     SELF,
@@ -28,6 +29,7 @@ from gossamer.training.own_text import (
     check_own_text,
     wanted_text,
     write_own_text,
+    writes_itself,
 )
 from gossamer.training.precision import bfloat16_pays
 from gossamer.training.record import Facts, write
@@ -78,7 +80,7 @@ def recover(
         model: a folder that `compress` wrote; or a dense safetensors folder, whose zeros are kept if it was pruned.
         parent: the dense model that it was made of.
         text: one or several files, folders or data sets to learn from; the parent answers as they are read. "self"
-            is text that the parent writes itself first.
+            is text that the parent writes itself first. "PATH:0.7" and "self:0.3" have weights (training/mixture.py).
         lessons: in place of text, a folder that `teach` wrote: its windows and the answers in it.
         self_tokens: how much the parent writes; default: what so many steps read, or what it writes in a fifth of the
             minutes. text_out: a new file to keep that text in (JSON lines).
@@ -178,7 +180,7 @@ def _read_or_write(
     given: _Given, work: WorkFolder, progress: Progress
 ) -> tuple[TrainingText, Lessons | None, list[str]]:
     """Return what is learnt from, with notes; text that the parent is to write is written first, or found."""
-    if SELF not in given.texts or given.lessons is not None:
+    if not writes_itself(given.texts) or given.lessons is not None:
         return *read(given.student, given.texts, given.lessons, given.settings, progress), []
     file = given.own.file or work.path / "self.jsonl"
     length = fitting_length(given.student, given.settings.length)
@@ -190,7 +192,10 @@ def _read_or_write(
         notes = write_own_text(given.parent, wanted, file, progress)
         for note in notes:
             progress(note, 0, 0)
-    found = [file if text == SELF else text for text in given.texts]
+    found = [
+        text if own.text != SELF else str(replace(own, text=file))
+        for text, own in zip(given.texts, all_weighted(given.texts), strict=True)
+    ]
     words, _ = read(given.student, found, None, given.settings, progress)
     about = {"tokens_asked": wanted.tokens, "seconds_asked": wanted.seconds, "temperatures": TEMPERATURES}
     return replace(words, record={**words.record, "self": about}), None, notes

@@ -5,6 +5,7 @@ N windows, L tokens in a window.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from gossamer.calibration.batches import position_limit
 from gossamer.checkpoint.source import Source
 from gossamer.data.deduplicate import deduplicate
 from gossamer.data.samples import fingerprint
-from gossamer.data.sources import Document, read_documents
+from gossamer.data.sources import read_documents
 from gossamer.data.tokens import tokenize, windows
 from gossamer.distributed.processes import Processes
 from gossamer.errors import DataError, UsageError
 from gossamer.progress import Progress
 from gossamer.training.lessons.reading import Lessons
+from gossamer.training.mixture import WeightedText, all_weighted, shares, spread
 
 DEFAULT_LENGTH = 512
 HELD_OUT = 8
@@ -57,31 +59,60 @@ class TrainingText:
 def read_text(
     source: Source, texts: Sequence[str | Path], length: int | None, seed: int, progress: Progress
 ) -> TrainingText:
-    """Return the windows of all texts together.
+    """Return the windows of all texts together, or of each in the share of its weight (training/mixture.py).
 
     Args:
         source: the model whose tokenizer reads them. length: tokens in a window; 512, or what the model can take.
 
-    Raises DataError for text that is missing or too short, UsageError for a length that cannot be.
+    Raises DataError for text that is missing or too short, UsageError for weights or a length that cannot be.
     """
     tokenizer = source.tokenizer()
     if tokenizer is None:
         raise UsageError(f"{source.path}: the model has no tokenizer, so no text can be shown to it.")
     if not texts:
         raise UsageError("no text was given to learn from. Give one with --text.")
-    length = fitting_length(source, length)
+    given, length = all_weighted(texts), fitting_length(source, length)
     progress("reading text", 0, 1)
-    name = ", ".join(Path(text).name for text in texts)
-    documents = deduplicate(_documents(texts)).documents
-    stream = tokenize(documents, tokenizer, name, source.config.get_text_config().vocab_size)
-    ids_NL = windows(stream, length).ids_NL
+    names = [Path(each.text).name for each in given]
+    documents = [list(read_documents(each.text)) for each in given]
+    kept = {id(each) for each in deduplicate(chain.from_iterable(documents)).documents}
+    documents = [[each for each in own if id(each) in kept] for own in documents]
+    if given[0].weight is None:
+        names, documents = [", ".join(names)], [list(chain.from_iterable(documents))]
+    vocabulary = source.config.get_text_config().vocab_size
+    streams = [tokenize(own, tokenizer, name, vocabulary) for name, own in zip(names, documents, strict=True)]
+    parts = [windows(stream, length).ids_NL for stream in streams]
+    sources = None
+    if given[0].weight is not None:
+        parts, sources = _mixed(given, names, parts)
+    ids_NL, name = torch.cat(parts), ", ".join(names)
     if len(ids_NL) < 2:
         raise DataError(
             f"{name}: two windows of {length} tokens are needed, one to learn from and one to judge by; the text has "
-            f"{len(stream)} tokens. Give more text, or a smaller --length."
+            f"{sum(map(len, streams))} tokens. Give more text, or a smaller --length."
         )
     progress("reading text", 1, 1)
-    return _set_apart(ids_NL, max(1, len(stream.start)), name)
+    return _set_apart(ids_NL, max(1, len(streams[0].start)), name, sources)
+
+
+def _mixed(
+    given: Sequence[WeightedText], names: Sequence[str], parts: Sequence[Tensor]
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """Take of each text what its weight asks for; return the windows, and what is recorded of each."""
+    weights = [each.weight for each in given if each.weight is not None]
+    counts = shares([len(part_NL) for part_NL in parts], weights)
+    taken = [part_NL[spread(count, len(part_NL))] for part_NL, count in zip(parts, counts, strict=True)]
+    about = [
+        {
+            "text": name,
+            "weight": weight / sum(weights),
+            "windows": len(ids_NL),
+            "windows_there": len(part_NL),
+            "tokens": ids_NL.numel(),
+        }
+        for name, weight, ids_NL, part_NL in zip(names, weights, taken, parts, strict=True)
+    ]
+    return taken, about
 
 
 def text_of_lessons(source: Source, lessons: Lessons, length: int | None) -> TrainingText:
@@ -114,7 +145,9 @@ def num_held_out(windows: int) -> int:
     return min(windows, max(1, min(HELD_OUT, windows // (SMALLEST_SHARE + 1))))
 
 
-def _set_apart(ids_NL: Tensor, first: int, name: str) -> TrainingText:
+def _set_apart(
+    ids_NL: Tensor, first: int, name: str, sources: list[dict[str, Any]] | None = None
+) -> TrainingText:
     """Keep some windows apart, spread over the text."""
     count = num_held_out(len(ids_NL))
     held_out = tuple(round((number + 0.5) * len(ids_NL) / count - 0.5) for number in range(count))
@@ -127,12 +160,9 @@ def _set_apart(ids_NL: Tensor, first: int, name: str) -> TrainingText:
         "length": ids_NL.shape[1],
         "held_out_windows": count,
     }
+    if sources is not None:
+        record["sources"] = sources
     return TrainingText(ids_NL, learnt, held_out, first, record)
-
-
-def _documents(texts: Sequence[str | Path]) -> Iterator[Document]:
-    for text in texts:
-        yield from read_documents(text)
 
 
 def fitting_length(source: Source, length: int | None) -> int:
