@@ -46,6 +46,13 @@ Rank = Annotated[int, typer.Option(help="Of the adapters of lora.")]
 Temperature = Annotated[float, typer.Option(help="Of the divergence from the parent.")]
 Labels = Annotated[float, typer.Option(help="Weight of the cross entropy of the text itself.")]
 Hidden = Annotated[float, typer.Option(help="Weight of the parent's hidden states (SquareHead).")]
+TeacherEngine = Annotated[
+    str,
+    typer.Option(
+        help="torch; native: the parent's answers are quicker, with int8 activations and not exact, where it is stored "
+        "in few bits."
+    ),
+]
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
 ]
@@ -75,6 +82,7 @@ def recover(
     temperature: Temperature = 1.0,
     labels: Labels = 0.0,
     hidden: Hidden = 0.0,
+    teacher_engine: TeacherEngine = "torch",
     checkpointing: Checkpointing = False,
     all_reduce: AllReduce = "exact",
     seed: Seed = 0,
@@ -95,6 +103,7 @@ def recover(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
         all_reduce=all_reduce,  # type: ignore[arg-type]
+        teacher_engine=teacher_engine,  # type: ignore[arg-type]
     )  # fmt: skip
     if dry_run:
         planned = plan(

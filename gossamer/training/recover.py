@@ -220,7 +220,9 @@ def _trained(
         progress(note, 0, 0)
     if settings.checkpointing:
         student.checkpoint_blocks(given.student.architecture.blocks)
-    parent = DenseTeacher(given.parent.path, text.held_out)
+    native = settings.teacher_engine == "native" and lessons is None
+    length = text.ids_NL.shape[1] if native else None
+    parent = DenseTeacher(given.parent.path, text.held_out, native=length)
     student.lean(parent.model, given.student.architecture)
     teacher: Teacher = parent if lessons is None else LessonTeacher(lessons)
     del parent
@@ -240,7 +242,7 @@ def _trained(
         given.minutes,
         given.steps,
         optimizer_bytes(optimizer),
-        operations_of_token(student, lessons is None),
+        operations_of_token(student, lessons is None and not native),
         processes.sums(peak_operations())[0],
         processes.count,
         exchange.record(),
@@ -262,6 +264,8 @@ def read(
     if texts:
         raise UsageError("--text and --lessons: lessons bring their own text. Give one of them.")
     check_objective(settings.objective)
+    if settings.teacher_engine == "native":
+        raise UsageError("--teacher-engine native: no teacher runs beside lessons. Leave it out.")
     answers = Lessons(lessons)
     return text_of_lessons(student, answers, settings.length), answers
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from gossamer.errors import UsageError
 from gossamer.training.exchange import ALL_REDUCES, AllReduce
@@ -9,6 +10,8 @@ from gossamer.training.kept import Kind
 from gossamer.training.objective import Objective
 from gossamer.training.student import MODES, Mode
 
+TeacherEngine = Literal["torch", "native"]
+TEACHER_ENGINES: tuple[TeacherEngine, ...] = ("torch", "native")
 LEARNING_RATES: dict[Mode, float] = {"all": 5e-4, "lora": 1e-3, "norms": 1e-3}
 FACTORS: dict[Kind, float] = {"weight": 1.0, "scale": 5.0}
 """A step of AdamW at a learning rate of 1: in weights, in shares of a scale."""
@@ -39,6 +42,9 @@ class TrainingSettings:
     """Weight of the cross entropy of the text itself."""
     hidden: float = 0.0
     """Weight of the hidden states."""
+    teacher_engine: TeacherEngine = "torch"
+    """What runs the parent on the text that is learnt from: torch, exactly; or the native engine with int8 activations,
+    which is several times as fast where the parent is stored in few bits. The held-out text is judged by torch."""
     checkpointing: bool = False
     """Run each block a second time in the backward pass, instead of keeping what is inside it."""
     seed: int = 0
@@ -62,9 +68,19 @@ class TrainingSettings:
                 f"one of {', '.join(ALL_REDUCES)}",
             ),
             ("hidden", self.hidden, 0 <= self.hidden < math.inf, "a number of at least 0"),
+            (
+                "teacher-engine",
+                self.teacher_engine,
+                self.teacher_engine in TEACHER_ENGINES,
+                f"one of {', '.join(TEACHER_ENGINES)}",
+            ),
         ):
             if not good:
                 raise UsageError(f"--{name} {value}: {wanted} was expected.")
+        if self.hidden and self.teacher_engine == "native":
+            raise UsageError(
+                "--hidden: the native engine gives no hidden states. Leave --teacher-engine native out."
+            )
 
     @property
     def rate(self) -> float:

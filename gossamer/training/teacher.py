@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from gossamer.evaluation.kept import KeptModel
+from gossamer.runtime.choose import choose_engine
+from gossamer.runtime.engine import Engine
 from gossamer.training.divergence import divergence
 from gossamer.training.precision import mixed_precision
 
@@ -46,10 +48,19 @@ class DenseTeacher:
     """The dense parent, run by transformers whenever it is asked.
 
     Its answers for windows of `judged`, which are asked for time and again, cost its head alone from the second time
-    on, and are exact (float32); others are in mixed precision where the machine is faster so.
+    on, and are exact (float32); others are in mixed precision where the machine is faster so, or come from the native
+    engine with int8 activations, if that is opened for windows of `native` tokens.
     """
 
-    def __init__(self, parent: str | Path, judged: Collection[int] = ()) -> None:
+    def __init__(
+        self, parent: str | Path, judged: Collection[int] = (), *, native: int | None = None
+    ) -> None:
+        """UnsupportedModelError if the native engine is asked for and has no plan for this family."""
+        if native is not None:
+            choose_engine(parent, "native")
+        self._engine = (
+            None if native is None else Engine.open(parent, activations="int8", cache_tokens=native)
+        )
         self._kept = KeptModel(parent)
         self._judged = frozenset(judged)
         self.model = self._kept.model
@@ -59,12 +70,15 @@ class DenseTeacher:
         with torch.no_grad():
             if self._judged.issuperset(numbers) and not hidden:
                 return DenseAnswer(self._kept(ids_BL).logits, ())
+            if self._engine is not None and not hidden:
+                return DenseAnswer(torch.stack([self._engine.logits(ids_L) for ids_L in ids_BL]), ())
             with mixed_precision():
                 output = self.model(ids_BL, use_cache=False, output_hidden_states=hidden)
         return DenseAnswer(output.logits, output.hidden_states if hidden else ())
 
     def record(self) -> dict[str, Any]:
-        return {"kind": "dense parent", "name": Path(self._kept.path).name}
+        engine = "torch" if self._engine is None else "native, int8 activations"
+        return {"kind": "dense parent", "name": Path(self._kept.path).name, "engine": engine}
 
 
 class DenseAnswer:

@@ -56,3 +56,24 @@ def test_answers_for_the_windows_that_judge_are_the_same_time_and_again(
             for number in (3, 3, 4)
         ]
     assert values[0] == values[1] == pytest.approx(values[2], rel=1e-6)
+
+
+def test_the_native_engine_answers_nearly_as_torch_does_and_never_for_the_windows_that_judge(
+    folders: Folders,
+) -> None:
+    parent, _ = folders("float")
+    ids_BL = tiny_inputs("llama")["input_ids"]
+    exact, quick = DenseTeacher(parent, [3]), DenseTeacher(parent, [3], native=ids_BL.shape[1])
+    logits_TV, weight_T = torch.randn(ids_BL.numel(), 260), weights_of(ids_BL, 1)
+    with torch.inference_mode():
+        learnt, judged = (
+            [
+                float(each.answer([number], ids_BL).divergence(logits_TV, weight_T, 1.0))
+                for each in (exact, quick)
+            ]
+            for number in (0, 3)
+        )
+    assert learnt[0] == pytest.approx(learnt[1], rel=0.02)
+    assert learnt[0] != learnt[1]
+    assert judged[0] == judged[1]
+    assert (exact.record()["engine"], quick.record()["engine"]) == ("torch", "native, int8 activations")

@@ -192,6 +192,15 @@ def test_all_parts_of_the_objective_can_be_asked_for(
     assert result.record["held_out_kl"]["after"] <= result.record["held_out_kl"]["before"]
 
 
+def test_a_quicker_teacher_teaches_too(folders: Folders, text: Path, tmp_path: Path) -> None:
+    settings = replace(QUICK, teacher_engine="native")
+    record = recovered(folders("half int4"), text, tmp_path / "out", settings=settings).record
+    assert record["teacher"]["engine"] == "native, int8 activations"
+    assert record["held_out_kl"]["after"] < record["held_out_kl"]["before"]
+    with pytest.raises(UsageError, match="--hidden: the native engine"):
+        replace(settings, hidden=1.0)
+
+
 # ---- the loop ---------------------------------------------------------------------------------------------------
 
 
@@ -325,7 +334,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_left(
     "given",
     [
         {"train": "some"}, {"learning_rate": 0.0}, {"learning_rate": float("nan")}, {"batch": 0}, {"rank": 0},
-        {"temperature": 0.0}, {"labels": -1.0}, {"hidden": float("inf")},
+        {"temperature": 0.0}, {"labels": -1.0}, {"hidden": float("inf")}, {"teacher_engine": "other"},
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_meant_are_refused(given: dict[str, Any]) -> None:

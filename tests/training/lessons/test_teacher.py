@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,11 +61,12 @@ def test_a_folder_learns_from_lessons_alone_and_says_so(
     [
         ({"temperature": 2.0}, "--temperature 2: lessons were written at 1"),
         ({"hidden": 1.0}, "--hidden 1: lessons hold no hidden states"),
+        ({"teacher_engine": "native"}, "--teacher-engine native: no teacher runs beside lessons"),
         ({"length": 16}, "--length 16: the lessons in .* have windows of 32"),
     ],
 )
 def test_what_lessons_cannot_do_is_refused(
-    changes: dict[str, float], message: str, folders: Folders, course: Path, tmp_path: Path
+    changes: dict[str, Any], message: str, folders: Folders, course: Path, tmp_path: Path
 ) -> None:
     parent, small = folders("half int4")
     settings = replace(QUICK, **changes)
