@@ -2,10 +2,11 @@
 
     python -m benchmarks.steps FOLDER [--rounds N] [--steps N] [--through COMMAND] [--out DIR]
 
-FOLDER: SmolLM2-135M, compressed. The plain step is what one would write without us: teacher and student both dense in
-float32, two windows at a time, KL over the vocabulary by `kl_div`, clipped gradients, fused AdamW over all weights of
-the blocks. Sides take turns, each round a process of its own, whose first step is thrown away; figures are medians
-over all steps, ratios medians over rounds. Writes steps.json and steps.md.
+FOLDER: SmolLM2-135M, compressed. The plain step is what one would write without us: teacher and student both dense,
+products in bfloat16 (autocast) where the CPU has them and else in float32, as ours are, two windows at a time, KL over
+the vocabulary by `kl_div`, clipped gradients, fused AdamW over all weights of the blocks. Sides take turns, each round
+a process of its own, whose first step is thrown away; figures are medians over all steps, ratios medians over rounds.
+Writes steps.json and steps.md.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from gossamer.evaluation.kept import KeptModel
 from gossamer.evaluation.speed.surroundings import cpu_model, num_cores, versions
 from gossamer.files import write_json
 from gossamer.training import loop, schedule
+from gossamer.training.precision import chosen, mixed_precision
 from gossamer.training.settings import TrainingSettings
 
 BATCH, LENGTH, AT_ONCE = 4, 512, 2
@@ -64,6 +66,7 @@ def main() -> None:
         "command": f"python -m benchmarks.steps, {given.rounds} rounds of {given.steps} steps",
         "date": time.strftime("%Y-%m-%d"),
         "threads": num_cores(),
+        "precision": str(chosen("auto")).removeprefix("torch."),
         "folder": given.folder.name,
         "rounds": rounds,
     }
@@ -97,10 +100,11 @@ def plain(_: Path, steps: int) -> list[float]:
         )
         began = time.perf_counter()
         for part_BL in ids_BL.split(AT_ONCE):
-            with torch.no_grad():
-                wanted_TV = teacher(part_BL, use_cache=False).logits.flatten(0, 1).log_softmax(-1)
-            found_TV = student(part_BL, use_cache=False).logits.flatten(0, 1).log_softmax(-1)
-            loss = functional.kl_div(found_TV, wanted_TV, reduction="batchmean", log_target=True)
+            with mixed_precision(chosen("auto")):
+                with torch.no_grad():
+                    wanted_TV = teacher(part_BL, use_cache=False).logits.flatten(0, 1).log_softmax(-1)
+                found_TV = student(part_BL, use_cache=False).logits.flatten(0, 1).log_softmax(-1)
+                loss = functional.kl_div(found_TV, wanted_TV, reduction="batchmean", log_target=True)
             (loss * len(part_BL) / BATCH).backward()
         nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
@@ -142,8 +146,8 @@ def as_page(record: dict[str, Any]) -> str:
         "",
         heading(record)
         + f", {record['date']}, {record['threads']} threads. `{record['folder']}`; {BATCH} windows of {LENGTH} tokens "
-        "a step, teacher and all. Plain: dense student and teacher in transformers, float32, fused AdamW over all "
-        "weights of the blocks.",
+        f"a step, teacher and all; products in {record['precision']} on both sides. Plain: dense student and teacher "
+        "in transformers, fused AdamW over all weights of the blocks.",
         "",
         "| step | seconds, median (smallest to largest) |",
         "|---|---|",

@@ -70,7 +70,8 @@ def test_the_arguments_of_the_verbs_are_these() -> None:
         "engine", "peer", "progress",
     ]  # fmt: skip
     assert arguments["search"] == [
-        "model", "budget", "text", "out", "minutes", "samples", "length", "seed", "windows", "keep", "progress",
+        "model", "budget", "text", "out", "minutes", "samples", "length", "seed", "windows", "keep", "recover_minutes",
+        "recover_steps", "progress",
     ]  # fmt: skip
     assert arguments["teach"] == [
         "model", "text", "out", "others", "length", "windows", "k", "samples", "seed", "engine", "activations",

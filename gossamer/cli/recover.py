@@ -56,6 +56,9 @@ TeacherEngine = Annotated[
 Checkpointing = Annotated[
     bool, typer.Option("--checkpointing", help="Less memory: run each block again in the backward pass.")
 ]
+Precision = Annotated[
+    str, typer.Option(help="Of the products: auto (bfloat16 where the CPU has it), float32, bfloat16.")
+]
 AllReduce = Annotated[
     str, typer.Option(help="How torchrun's processes add up gradients: exact, or rounded to bf16.")
 ]
@@ -84,6 +87,7 @@ def recover(
     hidden: Hidden = 0.0,
     teacher_engine: TeacherEngine = "torch",
     checkpointing: Checkpointing = False,
+    precision: Precision = "auto",
     all_reduce: AllReduce = "exact",
     seed: Seed = 0,
     dry_run: DryRun = False,
@@ -102,6 +106,7 @@ def recover(
     settings = TrainingSettings(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
+        precision=precision,  # type: ignore[arg-type]
         all_reduce=all_reduce,  # type: ignore[arg-type]
         teacher_engine=teacher_engine,  # type: ignore[arg-type]
     )  # fmt: skip

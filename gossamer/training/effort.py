@@ -12,7 +12,6 @@ from torch import nn
 
 from gossamer.training.kept import KeptWeight
 from gossamer.training.modules import StudentLinear
-from gossamer.training.precision import bfloat16_pays
 from gossamer.training.student import Student
 
 SIDE, REPEATS = 1024, 7
@@ -32,9 +31,8 @@ def operations_of_token(student: Student, teacher_runs: bool) -> int:
     return total
 
 
-def peak_operations() -> float:
-    """Measure, on all threads of torch: operations a second in products of the type that training multiplies in."""
-    dtype = torch.bfloat16 if bfloat16_pays() else torch.float32
+def peak_operations(dtype: torch.dtype) -> float:
+    """Measure, on all threads of torch: operations a second in products of this type."""
     left, right = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
     fastest = float("inf")
     for _ in range(REPEATS):

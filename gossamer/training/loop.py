@@ -130,7 +130,7 @@ def step(run: Run, state: TrainingState, numbers: list[int]) -> bool:
 def learn(run: Run, numbers: Sequence[int], share: float) -> float:
     """Add the gradient of the loss on these windows, times their share of the step; return the loss times it."""
     ids_BL = run.text.ids_NL[list(numbers)]
-    with mixed_precision():
+    with mixed_precision(run.settings.dtype):
         loss = loss_of(
             run.student.model, run.teacher, run.settings.objective, numbers, ids_BL, run.text.first
         )

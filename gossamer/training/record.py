@@ -12,7 +12,6 @@ from gossamer.checkpoint.write.writer import FolderWriter
 from gossamer.evaluation.speed.memory import PeakMemory
 from gossamer.progress import Progress
 from gossamer.training.folder import add_record, write_folder
-from gossamer.training.precision import bfloat16_pays
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.state import TrainingState
 from gossamer.training.student import Student
@@ -95,7 +94,7 @@ def record_of(
         "threads": torch.get_num_threads(),
         "processes": facts.processes,
         "all_reduce": facts.all_reduce,
-        "precision": "bfloat16" if bfloat16_pays() else "float32",
+        "precision": str(facts.settings.dtype).removeprefix("torch."),
         "peak_memory_bytes": memory.peak_anonymous_bytes,
         "peak_resident_bytes": memory.peak_resident_bytes,
         "reload_max_difference": difference,

@@ -31,7 +31,6 @@ from gossamer.training.own_text import (
     write_own_text,
     writes_itself,
 )
-from gossamer.training.precision import bfloat16_pays
 from gossamer.training.record import Facts, write
 from gossamer.training.schedule import Schedule, check_effort
 from gossamer.training.settings import TrainingSettings
@@ -143,7 +142,7 @@ class _Given:
             **asdict(self.settings),
             "steps": self.steps,
             "minutes": self.minutes,
-            "bfloat16": bfloat16_pays(),
+            "dtype": str(self.settings.dtype),
         }
 
 
@@ -222,7 +221,7 @@ def _trained(
         student.checkpoint_blocks(given.student.architecture.blocks)
     native = settings.teacher_engine == "native" and lessons is None
     length = text.ids_NL.shape[1] if native else None
-    parent = DenseTeacher(given.parent.path, text.held_out, native=length)
+    parent = DenseTeacher(given.parent.path, text.held_out, native=length, dtype=settings.dtype)
     student.lean(parent.model, given.student.architecture)
     teacher: Teacher = parent if lessons is None else LessonTeacher(lessons)
     del parent
@@ -243,7 +242,7 @@ def _trained(
         given.steps,
         optimizer_bytes(optimizer),
         operations_of_token(student, lessons is None and not native),
-        processes.sums(peak_operations())[0],
+        processes.sums(peak_operations(settings.dtype))[0],
         processes.count,
         exchange.record(),
     )

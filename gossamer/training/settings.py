@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from gossamer.errors import UsageError
 from gossamer.training.exchange import ALL_REDUCES, AllReduce
 from gossamer.training.kept import Kind
 from gossamer.training.objective import Objective
+from gossamer.training.precision import PRECISIONS, Precision, chosen
 from gossamer.training.student import MODES, Mode
 
 TeacherEngine = Literal["torch", "native"]
@@ -47,6 +50,9 @@ class TrainingSettings:
     which is several times as fast where the parent is stored in few bits. The held-out text is judged by torch."""
     checkpointing: bool = False
     """Run each block a second time in the backward pass, instead of keeping what is inside it."""
+    precision: Precision = "auto"
+    """Of the products in training: bfloat16 where the CPU has instructions for it, or one of the two. What is trained,
+    gradients, and all that is judged are float32 either way."""
     seed: int = 0
     """Which windows come when, and how adapters begin."""
     all_reduce: AllReduce = "exact"
@@ -61,6 +67,12 @@ class TrainingSettings:
             ("rank", self.rank, self.rank >= 1, "at least 1"),
             ("temperature", self.temperature, 0.1 <= self.temperature <= 100, "a number from 0.1 to 100"),
             ("labels", self.labels, 0 <= self.labels < math.inf, "a number of at least 0"),
+            (
+                "precision",
+                self.precision,
+                self.precision in PRECISIONS,
+                f"one of {', '.join(PRECISIONS)}",
+            ),
             (
                 "all-reduce",
                 self.all_reduce,
@@ -86,6 +98,11 @@ class TrainingSettings:
     def rate(self) -> float:
         """The learning rate."""
         return LEARNING_RATES.get(self.train, 0.0) if self.learning_rate is None else self.learning_rate
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the products in training, on this machine."""
+        return chosen(self.precision)
 
     @property
     def objective(self) -> Objective:

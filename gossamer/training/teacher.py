@@ -48,12 +48,17 @@ class DenseTeacher:
     """The dense parent, run by transformers whenever it is asked.
 
     Its answers for windows of `judged`, which are asked for time and again, cost its head alone from the second time
-    on, and are exact (float32); others are in mixed precision where the machine is faster so, or come from the native
-    engine with int8 activations, if that is opened for windows of `native` tokens.
+    on, and are exact (float32); others are products in `dtype`, or come from the native engine with int8 activations,
+    if that is opened for windows of `native` tokens.
     """
 
     def __init__(
-        self, parent: str | Path, judged: Collection[int] = (), *, native: int | None = None
+        self,
+        parent: str | Path,
+        judged: Collection[int] = (),
+        *,
+        native: int | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """UnsupportedModelError if the native engine is asked for and has no plan for this family."""
         if native is not None:
@@ -62,7 +67,7 @@ class DenseTeacher:
             None if native is None else Engine.open(parent, activations="int8", cache_tokens=native)
         )
         self._kept = KeptModel(parent)
-        self._judged = frozenset(judged)
+        self._judged, self._dtype = frozenset(judged), dtype
         self.model = self._kept.model
         self.model.config.use_cache = False
 
@@ -72,7 +77,7 @@ class DenseTeacher:
                 return DenseAnswer(self._kept(ids_BL).logits, ())
             if self._engine is not None and not hidden:
                 return DenseAnswer(torch.stack([self._engine.logits(ids_L) for ids_L in ids_BL]), ())
-            with mixed_precision():
+            with mixed_precision(self._dtype):
                 output = self.model(ids_BL, use_cache=False, output_hidden_states=hidden)
         return DenseAnswer(output.logits, output.hidden_states if hidden else ())
 

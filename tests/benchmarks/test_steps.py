@@ -11,6 +11,7 @@ def test_the_ratio_is_the_median_over_rounds_of_the_ratio_of_medians() -> None:
     ]
     record = {
         "command": "c", "cpu": "a CPU", "versions": {"torch": "1"}, "date": "2026-01-01", "threads": 2,
+        "precision": "float32",
         "folder": "small", "rounds": rounds,
     }  # fmt: skip
     page = as_page(record)

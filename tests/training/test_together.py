@@ -16,7 +16,7 @@ from tests.conftest import read_packed, read_tensors
 from tests.training.conftest import Folders
 from tests.training.together import torchrun
 
-QUICK = TrainingSettings(length=32, batch=5)
+QUICK = TrainingSettings(length=32, batch=5, precision="float32")
 
 
 def together(fault: str, folders: tuple[Path, Path], text: Path, out: Path) -> Any:
@@ -49,6 +49,8 @@ def test_two_processes_learn_what_one_learns_and_send_the_kept_gradients_alone(
         32,
         "--batch",
         5,
+        "--precision",
+        "float32",
     )
     result = torchrun("gossamer", *given, "--out", tmp_path / "both", "--json")
     assert result.returncode == 0, result.stderr

@@ -103,7 +103,7 @@ def recover(fault: str, small: str, parent: str, text: str, out: str) -> None:
         if fault == "killed" and what == "training, steps" and done == 4:
             _kill_all()
 
-    settings = TrainingSettings(length=32, batch=5)
+    settings = TrainingSettings(length=32, batch=5, precision="float32")
     resume = fault == "resume"
     result = gossamer.recover(
         small, parent=parent, text=text, out=out, steps=6, settings=settings, resume=resume, progress=progress
