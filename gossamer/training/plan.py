@@ -14,6 +14,7 @@ from gossamer.training.own_text import SELF, OwnText, check_asked, wanted_text, 
 from gossamer.training.recover import read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
+from gossamer.training.teacher import KEPT_BYTES
 from gossamer.training.text import fitting_length, num_held_out
 
 BYTES_OF_MOMENTS = 8
@@ -83,13 +84,14 @@ def plan(
     moved = sum(each.numel() for each in student.masters().values())
     kept, removed = student.num_kept(), student.num_removed()
     zeros = removed if settings.train == "all" else 0
-    # a matrix as it is computed with; values, gradients and places of what is kept; the dense parent
+    # a matrix as it is computed with; values, gradients and places of what is kept; the dense parent, what is kept of it
     memory = (
         4 * source.num_parameters
         + 16 * kept
         + 8 * moved
         + BYTES_OF_MOMENTS * moved
         + 4 * teacher.num_parameters
+        + min(KEPT_BYTES, 4 * windows * length * teacher.config.get_text_config().hidden_size)
     )
     return Plan(
         model=str(model),

@@ -19,6 +19,9 @@ from gossamer.runtime.engine import Engine
 from gossamer.training.divergence import divergence
 from gossamer.training.precision import mixed_precision
 
+KEPT_BYTES = 1 << 30
+"""Of the outputs of a parent's last block: half a million tokens of 576 numbers."""
+
 
 class Answer(Protocol):
     """What a teacher says of some windows."""
@@ -47,9 +50,9 @@ class Teacher(Protocol):
 class DenseTeacher:
     """The dense parent, run by transformers whenever it is asked.
 
-    Its answers for windows of `judged`, which are asked for time and again, cost its head alone from the second time
-    on, and are exact (float32); others are products in `dtype`, or come from the native engine with int8 activations,
-    if that is opened for windows of `native` tokens.
+    An answer costs its head alone from the second time on, as far as KEPT_BYTES hold what its blocks returned. Answers
+    for windows of `judged` are exact (float32); others are products in `dtype`, or come from the native engine with
+    int8 activations, if that is opened for windows of `native` tokens.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class DenseTeacher:
         self._engine = (
             None if native is None else Engine.open(parent, activations="int8", cache_tokens=native)
         )
-        self._kept = KeptModel(parent)
+        self._kept = KeptModel(parent, KEPT_BYTES)
         self._judged, self._dtype = frozenset(judged), dtype
         self.model = self._kept.model
         self.model.config.use_cache = False
@@ -78,8 +81,10 @@ class DenseTeacher:
             if self._engine is not None and not hidden:
                 return DenseAnswer(torch.stack([self._engine.logits(ids_L) for ids_L in ids_BL]), ())
             with mixed_precision(self._dtype):
-                output = self.model(ids_BL, use_cache=False, output_hidden_states=hidden)
-        return DenseAnswer(output.logits, output.hidden_states if hidden else ())
+                if not hidden:
+                    return DenseAnswer(self._kept(ids_BL).logits, ())
+                output = self.model(ids_BL, use_cache=False, output_hidden_states=True)
+        return DenseAnswer(output.logits, output.hidden_states)
 
     def record(self) -> dict[str, Any]:
         engine = "torch" if self._engine is None else "native, int8 activations"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from gossamer.evaluation.quality import perplexity
 from gossamer.evaluation.quality.divergence import divergence as judged
+from gossamer.training import divergence as module
 from gossamer.training.divergence import divergence
 
 T, V = 13, 50
@@ -15,7 +15,7 @@ T, V = 13, 50
 def test_value_and_gradient_are_those_of_autograd(
     temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(perplexity, "CHUNK_BYTES", chunk)
+    monkeypatch.setattr(module, "CACHED_BYTES", chunk)
     generator = torch.Generator().manual_seed(0)
     own = (3 * torch.randn(T, V, generator=generator)).requires_grad_()
     other, weight_T = 3 * torch.randn(T, V, generator=generator), torch.rand(T, generator=generator)

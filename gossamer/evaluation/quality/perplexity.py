@@ -161,10 +161,10 @@ def scored_logits(model: Predictor, windows: Windows, index: int) -> tuple[Tenso
     return logits_BLV[0, first - 1 : -1], ids_L[first:]
 
 
-def row_chunks(logits_PV: Tensor) -> Iterator[slice]:
-    """Slices of rows that hold about `CHUNK_BYTES` in float32 each."""
+def row_chunks(logits_PV: Tensor, size_bytes: int | None = None) -> Iterator[slice]:
+    """Slices of rows that hold about so much, or `CHUNK_BYTES`, in float32 each."""
     num_rows, num_entries = logits_PV.shape
-    step = max(1, CHUNK_BYTES // (4 * num_entries))
+    step = max(1, (size_bytes or CHUNK_BYTES) // (4 * num_entries))
     for start in range(0, num_rows, step):
         yield slice(start, min(start + step, num_rows))
 
