@@ -84,7 +84,7 @@ def plan(
     moved = sum(each.numel() for each in student.masters().values())
     kept, removed = student.num_kept(), student.num_removed()
     zeros = removed if settings.train == "all" else 0
-    # a matrix as it is computed with; values, gradients and places of what is kept; the dense parent, what is kept of it
+    # a matrix as it is computed with; values, gradients and places of what is kept; the parent, and what is kept of it
     memory = (
         4 * source.num_parameters
         + 16 * kept
