@@ -45,7 +45,9 @@ def test_windows_are_found_again_in_other_company(kind: str, parent) -> None:
     with torch.inference_mode():
         logits_BLV = torch.cat([kept(ids_BL[:2]).logits, kept(ids_BL[2:]).logits])
         for block in kept._blocks:
-            block.register_forward_pre_hook(lambda module, _args: module.__dict__["forward"])  # KeyError if it runs
+            block.register_forward_pre_hook(
+                lambda module, _args: module.__dict__["forward"]
+            )  # KeyError if it runs
         again_BLV = kept(ids_BL[[3, 0, 2]]).logits
     torch.testing.assert_close(again_BLV, logits_BLV[[3, 0, 2]], rtol=1e-5, atol=1e-5)
 
