@@ -22,14 +22,15 @@ def as_page(record: dict[str, Any]) -> str:
         heading(record)
         + ". SmolLM2-135M. Trained on the demo's calibration text by KL to the dense parent alone (no labels); "
         "the same bytes and zeros; judged on the demo's evaluation text. Trained: all kept weights, norms and scales, "
-        "or masked adapters (lora), and the learning rate. Ratio: perplexity over that of the dense parent. Share: "
+        "or masked adapters (lora), and the learning rate. Ratio: perplexity over that of the dense parent. Products: "
+        "the type in which matrices are multiplied in training, bfloat16 where the CPU has instructions for it. Share: "
         "of the products that the machine's measured peak allows.",
         "",
         "![held-out KL against tokens](recovery.svg)",
         "",
-        "| recipe | trained | size, MB | ratio before | after | target | KL before | after | steps | tokens | minutes "
-        "| tokens/s | share of peak | optimizer, MB | date |",
-        "|---" * 15 + "|",
+        "| recipe | trained | size, MB | ratio before | after | target | KL before | after | steps | tokens "
+        "| minutes | tokens/s | products | share of peak | optimizer, MB | date |",
+        "|---" * 16 + "|",
     ]
     lines += [line(name, each, record["targets"][name]) for name, each in results.items()]
     for each in list(results.values())[:1]:
@@ -49,7 +50,7 @@ def line(name: str, each: dict[str, Any], target: float | None) -> str:
         name, f"{run['settings']['train']}, {run['settings']['learning_rate']:g}",
         f"{after['size_bytes'] / 1e6:.1f}", f"{before['perplexity_ratio']:.3f}", f"{reached:.3f}", wanted,
         f"{before['kl_mean']:.3f}", f"{after['kl_mean']:.3f}", str(run["steps"]), f"{run['tokens']:,}",
-        f"{run['seconds'] / 60:.1f}", f"{run['tokens_per_s']:.0f}", f"{run['share_of_peak']:.0%}",
+        f"{run['seconds'] / 60:.1f}", f"{run['tokens_per_s']:.0f}", run["precision"], f"{run['share_of_peak']:.0%}",
         f"{run['optimizer_bytes'] / 1e6:.0f}", run["created"][:10],
     ]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
