@@ -37,6 +37,13 @@ Train = Annotated[
 Embeddings = Annotated[
     bool, typer.Option("--embeddings", help="Train the token embedding and the output head too.")
 ]
+Mask = Annotated[
+    str,
+    typer.Option(
+        help="fixed: zeros stay where they are; anneal, admm: they move on the way, and the memory of the optimizer is "
+        "that of a dense model."
+    ),
+]
 Rate = Annotated[float | None, typer.Option(help="Default: 5e-4; 1e-3 for lora and norms.")]
 Batch = Annotated[int, typer.Option(help="Windows in a step.")]
 Length = Annotated[
@@ -78,6 +85,7 @@ def recover(
     steps: Steps = None,
     train: Train = "all",
     embeddings: Embeddings = False,
+    mask: Mask = "fixed",
     learning_rate: Rate = None,
     batch: Batch = 4,
     length: Length = None,
@@ -106,6 +114,7 @@ def recover(
     settings = TrainingSettings(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
+        mask=mask,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         all_reduce=all_reduce,  # type: ignore[arg-type]
         teacher_engine=teacher_engine,  # type: ignore[arg-type]

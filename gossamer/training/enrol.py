@@ -20,6 +20,7 @@ from gossamer.training.adapter import Adapter
 from gossamer.training.kept import FloatWeight
 from gossamer.training.matrix import LEFT, RIGHT, TRAINED_FORMATS, WHOLE, FixedWeight, TrainedMatrix, Weight
 from gossamer.training.modules import StudentEmbedding, StudentLinear
+from gossamer.training.places import in_rows
 from gossamer.training.plain import PlainWeight
 from gossamer.training.student import Mode, Student
 
@@ -28,12 +29,15 @@ ZEROS_WORTH_KEEPING = 0.01
 """Share of zeros from which a matrix that is stored dense counts as pruned."""
 
 
-def enrol(source: Source, mode: Mode, *, embeddings: bool, rank: int, seed: int) -> Student:
+def enrol(
+    source: Source, mode: Mode, *, embeddings: bool, rank: int, seed: int, moves: bool = False
+) -> Student:
     """Return the student of a compressed or a dense folder.
 
     Args:
         mode: all kept weights; adapters of `rank` on them; or norms and biases alone, which the others train too.
         embeddings: train the token embedding and the output head as well. seed: of the adapters.
+        moves: zeros may move, in matrices whose form allows it.
 
     Raises UsageError for a model that is not a causal decoder.
     """
@@ -44,7 +48,7 @@ def enrol(source: Source, mode: Mode, *, embeddings: bool, rank: int, seed: int)
     for parameter in model.parameters():
         parameter.data = parameter.data.float()
         parameter.requires_grad_(False)
-    enrolment = _Enrolment(source, student, mode, embeddings)
+    enrolment = _Enrolment(source, student, mode, embeddings, moves)
     enrolment.packed()
     all_threads(model)
     enrolment.dense()
@@ -68,8 +72,8 @@ def check_causal(source: Source) -> None:
 class _Enrolment:
     """One pass over a model."""
 
-    def __init__(self, source: Source, student: Student, mode: Mode, embeddings: bool) -> None:
-        self.source, self.student, self.mode = source, student, mode
+    def __init__(self, source: Source, student: Student, mode: Mode, embeddings: bool, moves: bool) -> None:
+        self.source, self.student, self.mode, self.moves = source, student, mode, moves
         self.model: PreTrainedModel = student.model
         self.architecture: Architecture = source.architecture
         tied = {name.removesuffix(".weight") for pair in self.architecture.tied for name in pair}
@@ -96,7 +100,7 @@ class _Enrolment:
         if self._trains(name, packed.shape[0] * packed.shape[1]):
             formats = {each.format for each in _whole_parts(packed)}
             if formats <= set(TRAINED_FORMATS):
-                trained = TrainedMatrix.of(name, packed)
+                trained = TrainedMatrix.of(name, packed, self.moves)
                 self.student.packed[name] = trained
                 return dict(trained.parts)
             self.others_left_out.append(f"{name} ({', '.join(sorted(formats))})")
@@ -132,7 +136,12 @@ class _Enrolment:
         removed = 1 - float(mask_OI.float().mean())
         if not (may_be_pruned and removed >= ZEROS_WORTH_KEEPING):
             mask_OI = torch.ones_like(mask_OI)
-        return FloatWeight(weight_OI, mask_OI, stored_dtype(self.source, matrix.parameter))
+        moves = self.moves and not mask_OI.all()
+        entries_OI = torch.ones_like(mask_OI) if moves else mask_OI
+        weight = FloatWeight(weight_OI, entries_OI, stored_dtype(self.source, matrix.parameter))
+        if moves:
+            weight.let_move(in_rows(weight.shape[1]), mask_OI)
+        return weight
 
     def plain(self) -> None:
         """Train norms and biases, and with all weights what else is in the blocks, or a table of positions."""
@@ -162,16 +171,29 @@ class _Enrolment:
         if self.others_left_out and self.mode != "norms":
             first, more = self.others_left_out[0], len(self.others_left_out) - 1
             notes.append(f"NOT TRAINED: {first}{f' and {more} more' if more else ''}")
-        return notes + self._notes_on_zeros()
+        return notes + self._notes_on_zeros() + self._notes_on_places()
+
+    def _notes_on_places(self) -> list[str]:
+        still = [
+            name
+            for name, weight in self.student.weights()
+            if weight.moving is None and weight.num_kept() < weight.working_OI.numel()
+        ]
+        if not self.moves or not still:
+            return []
+        more = f" and {len(still) - 1} more" if len(still) > 1 else ""
+        return [f"ZEROS DO NOT MOVE in {still[0]}{more}: their form has no places for it"]
 
     def _notes_on_zeros(self) -> list[str]:
         if self.source.kind == "gossamer" or self.mode == "norms":
             return []
         pruned = [
-            name for name, (_matrix, weight) in self.student.dense.items() if weight.index_n is not None
+            name
+            for name, (_matrix, weight) in self.student.dense.items()
+            if weight.index_n is not None or weight.moving is not None
         ]
         kept = (
-            f"zeros of {len(pruned)} matrices stay zero"
+            f"zeros of {len(pruned)} matrices {'may move' if self.moves else 'stay zero'}"
             if pruned
             else "no zeros to keep: all its weights are trained"
         )

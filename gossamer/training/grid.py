@@ -53,7 +53,7 @@ class GridWeight(KeptWeight):
 
         A code between two weights that would do as well then needs little to change, and one that is sure needs much.
         """
-        beside_n = self.take(wanted_OI - self.working_OI)
+        beside_n = self.take((wanted_OI - self.working_OI) * self.mask())
         most_n = WITHIN_CELL * self._unit().abs()
         self.values_n.add_(torch.clamp(beside_n, -most_n, most_n))
         self.refresh()
@@ -99,17 +99,19 @@ class GridWeight(KeptWeight):
         """Return the codes and scales that `working_OI` is made of; removed weights have the code in the middle."""
         code_n = self._code_n - (self._low if self.symmetric else 0)
         codes_OI = self.place(code_n).to(torch.uint8)
-        if self.index_n is not None:
+        if self.index_n is not None or self.moving is not None:
             codes_OI.masked_fill_(~self.mask(), 1 << (self.bits - 1))
         return Quantized(codes_OI, self.scale_OG, self.minimum_OG, self.bits, self.group_size)
 
     def snapshot(self) -> dict[str, Tensor]:
         quantized = self.quantized()
-        found = {"codes": self.take(quantized.codes_OI).clone(), "scale": self.scale_OG.half()}
+        codes_n, scale_OG = self.take(quantized.codes_OI).clone(), self.scale_OG.half()
+        found = {"codes": codes_n, "scale": scale_OG, **self._mask_kept()}
         return found if self.minimum_OG is None else {**found, "minimum": self.minimum_OG.half()}
 
     @torch.no_grad()
     def restore(self, snapshot: dict[str, Tensor]) -> None:
+        self._put_mask(snapshot)
         minimum = snapshot.get("minimum")
         self._set_grid(snapshot["scale"].float(), None if minimum is None else minimum.float())
         self.values_n.copy_(self._centred(self.place(snapshot["codes"])))
@@ -148,6 +150,15 @@ class GridWeight(KeptWeight):
         self.working_OI = value_OGg.flatten(1)
         if self.minimum_OG is not None and self.index_n is not None:
             self.working_OI = self.place(self.take(self.working_OI))
+        self.working_OI = self._soft(self.working_OI)
+
+    def latent(self) -> Tensor:
+        latent_OI = super().latent()
+        return (
+            latent_OI
+            if self.minimum_OG is None
+            else latent_OI + self._of_kept(self.minimum_OG).view(self.shape)
+        )
 
     def _grouped(self, matrix_OI: Tensor) -> Tensor:
         return matrix_OI.view(self.shape[0], -1, self.group_size)
@@ -161,10 +172,11 @@ class GridWeight(KeptWeight):
         return self.take(scale_OG.repeat_interleave(self.group_size, 1))
 
     def _settle(self, grad_n: Tensor) -> Tensor:
-        by_code_OGg = self._grouped(self.place(grad_n * self._code_n))
+        stored_n = grad_n if self.moving is None else grad_n * self.moving.mask_OI.view(-1)
+        by_code_OGg = self._grouped(self.place(stored_n * self._code_n))
         self.growth_OG.grad = by_code_OGg.sum(2).mul_(self.scale_OG)
         if self.shift_OG is not None:
-            self.shift_OG.grad = self._grouped(self.place(grad_n)).sum(2).mul_(self._first_scale_OG)
+            self.shift_OG.grad = self._grouped(self.place(stored_n)).sum(2).mul_(self._first_scale_OG)
         passed_n = grad_n * self._inside_n
         passed_n.mul_(self._of_kept(self.scale_OG / nonzero(self._first_scale_OG)))
         if self.adapter is None:

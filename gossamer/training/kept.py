@@ -9,15 +9,32 @@ O output features, I input features, n kept weights.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from gossamer.training.adapter import Adapter
+from gossamer.training.places import Places
 
 Kind = Literal["weight", "scale"]
 """What a number that is trained is measured in: weights; a scale's own size."""
+
+
+@dataclass
+class Moving:
+    """What a matrix has whose zeros move (moving.py). Then all its weights are in `values_n`."""
+
+    places: Places
+    mask_OI: Tensor
+    """bool: what is kept now."""
+    first_OI: Tensor
+    """What was kept at first."""
+    soft: float = 1.0
+    """The share of themselves with which removed weights still count; the mask stays once it is 0."""
+    anchor_OI: Tensor | None = None
+    """Of ADMM: z at the kept places, -u at the others; None before the first choice."""
 
 
 class KeptWeight(ABC):
@@ -33,6 +50,7 @@ class KeptWeight(ABC):
         """Places of the kept weights, row by row; None if all are kept."""
         self.working_OI = torch.zeros(self.shape)
         self.adapter: Adapter | None = None
+        self.moving: Moving | None = None
 
     def take(self, matrix_OI: Tensor) -> Tensor:
         """Return a matrix at the kept places, [n]."""
@@ -48,7 +66,40 @@ class KeptWeight(ABC):
 
     def mask(self) -> Tensor:
         """Return mask_OI (bool): True where a weight is kept."""
+        if self.moving is not None:
+            return self.moving.mask_OI
         return self.place(torch.ones_like(self.values_n, dtype=torch.bool))
+
+    def num_kept(self) -> int:
+        """How many weights are kept."""
+        return self.values_n.numel() if self.moving is None else int(self.moving.mask_OI.sum())
+
+    @torch.no_grad()
+    def let_move(self, places: Places, mask_OI: Tensor) -> None:
+        """Let kept weights, at first those of a mask, move; made with no mask, which is an entry for each weight."""
+        assert self.index_n is None
+        self.moving = Moving(places, mask_OI, mask_OI)
+        self.values_n.sub_(self.latent().mul_(~mask_OI).view(-1))
+        self.refresh()
+
+    def latent(self) -> Tensor:
+        """Return a copy of the weights before they are rounded [O, I], where none is left out."""
+        return self.values_n.detach().clone().view(self.shape)
+
+    def _soft(self, rounded_OI: Tensor) -> Tensor:
+        """Return what the model computes with, where zeros move."""
+        if self.moving is None:
+            return rounded_OI
+        removed_OI = self.latent().mul_(self.moving.soft) if self.moving.soft else torch.zeros(())
+        return torch.where(self.moving.mask_OI, rounded_OI, removed_OI)
+
+    def _mask_kept(self) -> dict[str, Tensor]:
+        """What a snapshot has of zeros that move."""
+        return {} if self.moving is None else {"mask": self.moving.mask_OI.clone()}
+
+    def _put_mask(self, snapshot: dict[str, Tensor]) -> None:
+        if self.moving is not None:
+            self.moving.mask_OI, self.moving.soft = snapshot["mask"], 0.0
 
     def trained(self) -> dict[str, tuple[nn.Parameter, Kind]]:
         """What the optimizer moves, by name: the values, or the adapter in their place."""
@@ -72,6 +123,8 @@ class KeptWeight(ABC):
         """Turn the gradient that was collected into those of what is trained."""
         if self.values_n.grad is None:
             return
+        if self.moving is not None and not self.moving.soft:
+            self.values_n.grad.mul_(self.moving.mask_OI.view(-1))
         passed_n = self._settle(self.values_n.grad)
         if self.adapter is not None:
             self.adapter.settle(self.place(passed_n))
@@ -104,10 +157,11 @@ class FloatWeight(KeptWeight):
         self.refresh()
 
     def snapshot(self) -> dict[str, Tensor]:
-        return {"values": self.take(self.working_OI).to(self.dtype, copy=True)}
+        return {"values": self.take(self.working_OI).to(self.dtype, copy=True), **self._mask_kept()}
 
     @torch.no_grad()
     def restore(self, snapshot: dict[str, Tensor]) -> None:
+        self._put_mask(snapshot)
         self.values_n.copy_(snapshot["values"])
         if self.adapter is not None:
             self.adapter.clear()
@@ -117,7 +171,7 @@ class FloatWeight(KeptWeight):
         values_n = self.values_n.detach() if added_n is None else self.values_n.detach() + added_n
         rounded_n = values_n.to(self.dtype).float()
         if self.index_n is None:
-            self.working_OI.view(-1).copy_(rounded_n)
+            self.working_OI.copy_(self._soft(rounded_n.view(self.shape)))
         else:
             self.working_OI.view(-1).scatter_(0, self.index_n, rounded_n)
 

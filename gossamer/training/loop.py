@@ -28,6 +28,7 @@ from gossamer.distributed.processes import Processes
 from gossamer.errors import CheckpointError
 from gossamer.progress import Progress
 from gossamer.training.exchange import Exchange
+from gossamer.training.moving import Mover
 from gossamer.training.objective import cross_entropy, loss_of, weights_of
 from gossamer.training.precision import mixed_precision
 from gossamer.training.schedule import Schedule
@@ -56,6 +57,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     states: States
     exchange: Exchange
+    mover: Mover
     progress: Progress
 
     @property
@@ -118,9 +120,11 @@ def step(run: Run, state: TrainingState, numbers: list[int]) -> bool:
         rate = state.caution * run.processes.agreed(run.schedule.rate(state.step))
         for group in run.optimizer.param_groups:
             group["lr"] = group["factor"] * rate
+        run.mover.pull(run.processes.agreed(run.schedule.fraction(state.step)))
         run.optimizer.step()
-        run.student.refresh()
         state.step += 1
+        run.mover.move(run.optimizer, state.step, run.processes.agreed(run.schedule.fraction(state.step)))
+        run.student.refresh()
         state.tokens += len(numbers) * run.text.ids_NL.shape[1]
         state.loss_sum, state.loss_steps = state.loss_sum + loss, state.loss_steps + 1
     run.student.forget_gradients()
@@ -139,13 +143,32 @@ def learn(run: Run, numbers: Sequence[int], share: float) -> float:
 
 
 def judge(run: Run, state: TrainingState) -> None:
-    """Judge the student on the held-out text, exactly (float32), and remember it if none was better."""
+    """Judge the student, as it would be stored, on the held-out text, and remember it if none was better."""
+    with run.mover.hard():
+        kl, nll = run.processes.sums(*measured(run, first=not state.curve))
+        loss = state.loss_sum / state.loss_steps if state.loss_steps else None
+        perplexity = math.exp(nll) if nll < 700 else math.inf
+        state.curve.append(Judged(state.step, state.tokens, state.seconds(), loss, kl, perplexity))
+        state.loss_sum, state.loss_steps = 0.0, 0
+        if kl < state.best_kl:
+            state.best_step, state.best_kl = state.step, kl
+            if run.processes.index == 0:  # which writes it
+                state.best = run.student.snapshot()
+    if not math.isfinite(kl) and len(state.curve) == 1:
+        raise CheckpointError(
+            "the model predicts NaN on the held-out text, before it was trained: it is damaged."
+        )
+    _tell_judged(run, state)
+
+
+def measured(run: Run, *, first: bool) -> tuple[float, float]:
+    """Return this process's part of KL and cross entropy on the held-out text, exact (float32); `first` is told."""
     kl = nll = 0.0
     done, count = 0, len(run.text.held_out)
     own = run.processes.share(run.text.held_out)
     with torch.inference_mode():
         for numbers in _parts(own, run.settings.at_once(run.text.ids_NL.shape[1])):
-            if not state.curve:
+            if first:
                 run.progress("judging the held-out text", done, len(own))
             ids_BL, share = run.text.ids_NL[list(numbers)], len(numbers) / count
             logits_BLV = run.student.model(ids_BL, use_cache=False).logits
@@ -153,22 +176,9 @@ def judge(run: Run, state: TrainingState) -> None:
             kl += share * float(answer.divergence(logits_BLV.flatten(0, 1), weight_T, 1.0))
             nll += share * float(cross_entropy(logits_BLV, ids_BL, run.text.first))
             done += len(numbers)
-    kl, nll = run.processes.sums(kl, nll)
-    if not state.curve:
+    if first:
         run.progress("judging the held-out text", len(own), len(own))
-        if not math.isfinite(kl):
-            raise CheckpointError(
-                "the model predicts NaN on the held-out text, before it was trained: it is damaged."
-            )
-    loss = state.loss_sum / state.loss_steps if state.loss_steps else None
-    perplexity = math.exp(nll) if nll < 700 else math.inf
-    state.curve.append(Judged(state.step, state.tokens, state.seconds(), loss, kl, perplexity))
-    state.loss_sum, state.loss_steps = 0.0, 0
-    if kl < state.best_kl:
-        state.best_step, state.best_kl = state.step, kl
-        if run.processes.index == 0:  # which writes it
-            state.best = run.student.snapshot()
-    _tell_judged(run, state)
+    return kl, nll
 
 
 def undo(run: Run, state: TrainingState) -> bool:

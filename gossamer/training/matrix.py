@@ -18,6 +18,7 @@ from gossamer.formats.weight import PackedWeight
 from gossamer.kernels.declaration import Meta
 from gossamer.training.grid import GridWeight
 from gossamer.training.kept import FloatWeight, KeptWeight
+from gossamer.training.places import places_of
 
 TRAINED_FORMATS = ("dense", "integer", "bitmask", "nm", "block")
 """Those that `compress` writes; coo, csr and csc are for interchange."""
@@ -46,13 +47,19 @@ def assembled(parts: Mapping[str, Weight]) -> Tensor:
     return whole_OI + parts[RESIDUAL].working_OI if RESIDUAL in parts else whole_OI
 
 
-def kept_weight(packed: PackedWeight) -> KeptWeight:
-    """Return a packed weight, one without factors, to be trained."""
+def kept_weight(packed: PackedWeight, moves: bool = False) -> KeptWeight:
+    """Return a packed weight, one without factors, to be trained; its zeros move if they are to and can."""
     quantized, mask_OI = packed.quantized(), packed.mask()
+    places = places_of(packed) if moves and not mask_OI.all() else None
+    entries_OI = mask_OI if places is None else torch.ones_like(mask_OI)
     if quantized is not None:
-        return GridWeight(quantized, mask_OI)
-    values = next(tensor for name, tensor in packed.tensors().items() if name in ("values", "weight"))
-    return FloatWeight(packed.unpack(), mask_OI, values.dtype)
+        weight: KeptWeight = GridWeight(quantized, entries_OI)
+    else:
+        values = next(tensor for name, tensor in packed.tensors().items() if name in ("values", "weight"))
+        weight = FloatWeight(packed.unpack(), entries_OI, values.dtype)
+    if places is not None:
+        weight.let_move(places, mask_OI)
+    return weight
 
 
 @dataclass(frozen=True)
@@ -65,11 +72,11 @@ class TrainedMatrix:
     parts: dict[str, KeptWeight]
 
     @classmethod
-    def of(cls, name: str, packed: PackedWeight) -> "TrainedMatrix":
-        """Take a matrix apart; its parts have exactly the values that it unpacks to."""
+    def of(cls, name: str, packed: PackedWeight, moves: bool = False) -> "TrainedMatrix":
+        """Take a matrix apart; its parts have exactly the values that it unpacks to. `moves`: its zeros may."""
         if not isinstance(packed, LowRankWeight):
-            return cls(name, packed, {WHOLE: kept_weight(packed)})
-        parts = {part: kept_weight(each) for part, each in packed.parts().items()}
+            return cls(name, packed, {WHOLE: kept_weight(packed, moves)})
+        parts = {part: kept_weight(each, moves) for part, each in packed.parts().items()}
         return cls(name, packed, parts)
 
     def repacked(self) -> PackedWeight:
@@ -85,7 +92,8 @@ class TrainedMatrix:
         return LowRankWeight.join(new[LEFT], new[RIGHT], new.get(RESIDUAL))
 
     def _part(self, part: str, old: PackedWeight, meta: Meta) -> PackedWeight:
-        weight, mask_OI = self.parts[part], old.mask()
+        weight = self.parts[part]
+        mask_OI = old.mask() if weight.moving is None else weight.mask()
         codes = weight.quantized() if isinstance(weight, GridWeight) else None
         new = repack(meta, weight.working_OI, mask_OI, codes)
         values_OI = new.unpack()

@@ -28,10 +28,11 @@ class Plan:
     model: str
     parent: str
     train: str
+    mask: str
     kept_weights: int
     """Weights of the matrices that are trained."""
     removed_weights: int
-    """Their weights that are zero and stay it."""
+    """Their weights that are zero, and stay it where the mask is fixed."""
     trained: int
     """Numbers that the optimizer moves: kept weights or adapters, norms, biases, scales."""
     optimizer_bytes: int
@@ -79,11 +80,16 @@ def plan(
         words, _answers = read(source, text, lessons, settings, progress)
         (windows, length), notes = words.ids_NL.shape, []
     student = enrol(
-        source, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
+        source,
+        settings.train,
+        embeddings=settings.embeddings,
+        rank=settings.rank,
+        seed=settings.seed,
+        moves=settings.mask != "fixed",
     )
     moved = sum(each.numel() for each in student.masters().values())
     kept, removed = student.num_kept(), student.num_removed()
-    zeros = removed if settings.train == "all" else 0
+    zeros = student.num_removed_of_trained()
     # a matrix as it is computed with; values, gradients and places of what is kept; the parent, and what is kept of it
     memory = (
         4 * source.num_parameters
@@ -97,6 +103,7 @@ def plan(
         model=str(model),
         parent=str(parent),
         train=settings.train,
+        mask=settings.mask,
         kept_weights=kept,
         removed_weights=removed,
         trained=moved,

@@ -35,6 +35,8 @@ class Facts:
     processes: int
     all_reduce: dict[str, Any] | None
     """What they sent each other; None for a single one."""
+    moved: dict[str, Any] | None
+    """How many zeros have moved; None if none could."""
 
 
 def write(
@@ -88,6 +90,7 @@ def record_of(
         "curve": [asdict(point) for point in state.curve],
         "kept_weights": student.num_kept(),
         "removed_weights": student.num_removed(),
+        "moved": facts.moved,
         "optimizer_bytes": facts.optimizer_bytes,
         "undone": state.undone,
         "resumed": state.resumed,

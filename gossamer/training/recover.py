@@ -20,6 +20,7 @@ from gossamer.training.lessons.reading import Lessons
 from gossamer.training.lessons.teacher import LessonTeacher, check_objective
 from gossamer.training.loop import Run, optimizer_of, train
 from gossamer.training.mixture import all_weighted
+from gossamer.training.moving import Mover
 from gossamer.training.opening import open_both
 from gossamer.training.own_text import (
     SELF,
@@ -211,7 +212,12 @@ def _trained(
     """Train; the teacher's memory is free again afterwards."""
     began, settings, processes = time.monotonic(), given.settings, states.processes
     student = enrol(
-        given.student, settings.train, embeddings=settings.embeddings, rank=settings.rank, seed=settings.seed
+        given.student,
+        settings.train,
+        embeddings=settings.embeddings,
+        rank=settings.rank,
+        seed=settings.seed,
+        moves=settings.mask != "fixed",
     )
     if settings.all_reduce != "exact" and processes.count == 1:
         student.notes.append(f"--all-reduce {settings.all_reduce}: a single process sends nothing")
@@ -232,7 +238,10 @@ def _trained(
     state.reserve = state.reserve or SECONDS_OF_WRITING + time.monotonic() - began
     schedule = Schedule(given.steps, given.minutes, state.seconds)
     exchange = Exchange(processes, student, settings.all_reduce)
-    train(Run(student, teacher, text, settings, schedule, optimizer, states, exchange, progress), state)
+    mover = Mover(student, settings.mask)
+    train(
+        Run(student, teacher, text, settings, schedule, optimizer, states, exchange, mover, progress), state
+    )
     facts = Facts(
         given.parent,
         teacher.record(),
@@ -245,6 +254,7 @@ def _trained(
         processes.sums(peak_operations(settings.dtype))[0],
         processes.count,
         exchange.record(),
+        mover.record(),
     )
     return student, facts
 

@@ -9,6 +9,7 @@ import torch
 from gossamer.errors import UsageError
 from gossamer.training.exchange import ALL_REDUCES, AllReduce
 from gossamer.training.kept import Kind
+from gossamer.training.moving import MASK_MODES, MaskMode
 from gossamer.training.objective import Objective
 from gossamer.training.precision import PRECISIONS, Precision, chosen
 from gossamer.training.student import MODES, Mode
@@ -33,6 +34,8 @@ class TrainingSettings:
     """Train the token embedding and the output head too."""
     learning_rate: float | None = None
     """AdamW's, after a short warm-up; None: what suits the mode."""
+    mask: MaskMode = "fixed"
+    """Whether zeros move on the way (moving.py)."""
     batch: int = 4
     """Windows in a step."""
     length: int | None = None
@@ -62,6 +65,7 @@ class TrainingSettings:
         rate = self.rate
         for name, value, good, wanted in (
             ("train", self.train, self.train in MODES, f"one of {', '.join(MODES)}"),
+            ("mask", self.mask, self.mask in MASK_MODES, f"one of {', '.join(MASK_MODES)}"),
             ("learning-rate", rate, 0 < rate <= 1, "a number above 0 and at most 1"),
             ("batch", self.batch, self.batch >= 1, "at least 1"),
             ("rank", self.rank, self.rank >= 1, "at least 1"),
@@ -89,6 +93,8 @@ class TrainingSettings:
         ):
             if not good:
                 raise UsageError(f"--{name} {value}: {wanted} was expected.")
+        if self.mask != "fixed" and self.train != "all":
+            raise UsageError(f"--mask {self.mask}: zeros move where weights are trained. Leave --train out.")
         if self.hidden and self.teacher_engine == "native":
             raise UsageError(
                 "--hidden: the native engine gives no hidden states. Leave --teacher-engine native out."

@@ -1,7 +1,7 @@
 """What a training run has reached, and how that is kept: one dataclass, enough to go on from."""
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -83,6 +83,11 @@ def save(
         "masters": {name: master.detach() for name, master in trained.items()},
         "optimizer": optimizer.state_dict()["state"],
         "best": state.best,
+        "moving": {
+            name: {"mask_OI": each.mask_OI, "soft": each.soft, "anchor_OI": each.anchor_OI}
+            for name, weight in student.weights()
+            if (each := weight.moving) is not None
+        },
     }
     about = {"done": state.step, "total": total, "seconds": state.seconds(), "curve": curve}
     states.save({**about, **surroundings(states), **record}, values)
@@ -124,6 +129,9 @@ def put_back(
     whole: dict[str, Any] = optimizer.state_dict()
     optimizer.load_state_dict({**whole, "state": values["optimizer"]})
     state.best = values["best"]
+    for name, weight in student.weights():
+        if weight.moving is not None:
+            weight.moving = replace(weight.moving, **values["moving"][name])
     student.refresh()
 
 

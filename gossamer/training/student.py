@@ -140,7 +140,7 @@ class Student:
 
     def num_kept(self) -> int:
         """How many weights of matrices are trained."""
-        return sum(weight.values_n.numel() for _name, weight in self.weights())
+        return sum(weight.num_kept() for _name, weight in self.weights())
 
     def num_removed_of_trained(self) -> int:
         """How many numbers more the masters would have if the matrices had no zeros; adapters have none."""
@@ -152,7 +152,7 @@ class Student:
 
     def num_removed(self) -> int:
         """How many weights of these matrices are zero and stay it."""
-        return sum(weight.working_OI.numel() - weight.values_n.numel() for _name, weight in self.weights())
+        return sum(weight.working_OI.numel() - weight.num_kept() for _name, weight in self.weights())
 
 
 def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -21,7 +21,7 @@ def print_plan(plan: "Plan") -> None:
             ("teacher", plan.parent),
             ("trained", f"{plan.train}: {plan.trained:,} numbers"),
             ("kept weights of its matrices", f"{plan.kept_weights:,}"),
-            ("zeros that stay", f"{plan.removed_weights:,}"),
+            ("zeros", f"{plan.removed_weights:,}, {'which stay' if plan.mask == 'fixed' else plan.mask}"),
             (
                 "memory of the optimizer",
                 f"{megabytes(plan.optimizer_bytes)} ({megabytes(plan.dense_optimizer_bytes)} without zeros)",
@@ -59,10 +59,7 @@ def print_recovered(result: "Recovered") -> None:
                 f"{number(record['seconds'], 1, ' s')}, {record['tokens_per_s']:,.0f} tokens/s in training, "
                 f"{record['share_of_peak']:.0%} of what the machine multiplies",
             ),
-            (
-                "zeros that stayed",
-                f"{record['removed_weights']:,} beside {record['kept_weights']:,} kept weights",
-            ),
+            _zeros(record),
             ("memory of the optimizer", megabytes(record["optimizer_bytes"])),
             *_sent(record),
             (
@@ -74,6 +71,14 @@ def print_recovered(result: "Recovered") -> None:
             *[("note", note) for note in record["notes"]],
         ],
     )
+
+
+def _zeros(record: dict[str, Any]) -> tuple[str, str]:
+    told = f"{record['removed_weights']:,} beside {record['kept_weights']:,} kept weights"
+    moved = record.get("moved")
+    if moved is None:
+        return "zeros that stayed", told
+    return f"zeros ({moved['mask']})", f"{told}, of which {moved['share']:.1%} have other places than before"
 
 
 def _sent(record: dict[str, Any]) -> list[tuple[str, str]]:
