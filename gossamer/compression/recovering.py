@@ -16,10 +16,10 @@ from gossamer.checkpoint.write.work_folder import WorkFolder
 from gossamer.distributed.processes import Processes
 from gossamer.errors import UsageError
 from gossamer.progress import Progress
-from gossamer.training.enrol import check_causal
 from gossamer.training.recover import recover
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
+from gossamer.training.shown import kind_of
 from gossamer.training.text import read_text
 
 
@@ -58,7 +58,7 @@ def check_recovery(source: Source, recovery: Recovery, processes: Processes, pro
     """Raise what would be raised once the model is compressed, and return the fingerprint of the text."""
     if processes.count > 1:
         raise UsageError("--recover-minutes: works in one process. Start it without torchrun.")
-    check_causal(source)
+    kind_of(source.reader.skeleton)
     settings = recovery.settings
     text = read_text(source, [recovery.text], settings.length, settings.seed, progress)
     return str(text.record["fingerprint"])

@@ -17,8 +17,8 @@ from gossamer.checkpoint.loading import load
 
 
 class KeptModel:
-    """A causal model in float32 whose last block's outputs are kept for every window: a later call with windows that
-    it has seen runs what lies around the blocks, and gives the very same logits.
+    """A decoder or an encoder in float32 whose last block's outputs are kept for every window: a later call with
+    windows that it has seen runs what lies around the blocks, and gives the very same outputs.
 
     Memory: the model, and tokens x hidden size x 4 bytes.
     """
@@ -43,7 +43,7 @@ class KeptModel:
             else:
                 keep = partial(self._keep, keys)
                 stack.callback(self._blocks[-1].register_forward_hook(keep).remove)
-            return self.model(ids_BL, use_cache=False)
+            return self.model(ids_BL, use_cache=False) if self.model.can_generate() else self.model(ids_BL)
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Those of the model."""

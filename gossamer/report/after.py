@@ -16,6 +16,8 @@ class Recovery:
     facts: Facts
     curve: list[list[str]]
     """A row for each time that the held-out text was judged."""
+    measure: str
+    """What was judged, as the title of a column."""
     by_tokens: Figure | None
     by_seconds: Figure | None
 
@@ -63,6 +65,7 @@ def _recovery(entry: object) -> Recovery:
     return Recovery(
         facts=_facts(entry),
         curve=[_point(each) for each in points],
+        measure=_measure(points),
         by_tokens=_curve(points, "tokens", 1e3, "tokens learnt from, thousands"),
         by_seconds=_curve(points, "seconds", 60, "minutes"),
     )
@@ -73,6 +76,7 @@ def _facts(entry: object) -> Facts:
     tokens = number(entry, "tokens")
     pairs = [
         ("Held-out KL to the parent", _from_to(entry, "held_out_kl")),
+        ("Held-out error of the embeddings", _from_to(entry, "held_out_error")),
         ("Held-out perplexity", _from_to(entry, "held_out_perplexity")),
         ("Trained", text(entry, "settings", "train")),
         ("Text", text(entry, "text", "source")),
@@ -118,7 +122,7 @@ def _from_to(entry: object, key: str) -> str | None:
 def _point(point: object) -> list[str]:
     cells = [
         _count(point, "step"), _count(point, "tokens"), seconds(number(point, "seconds")),
-        plain(number(point, "loss"), 4), plain(number(point, "kl"), 4), plain(number(point, "perplexity"), 4),
+        plain(number(point, "loss"), 4), plain(_distance(point), 4), plain(number(point, "perplexity"), 4),
     ]  # fmt: skip
     return [cell or ABSENT for cell in cells]
 
@@ -128,6 +132,17 @@ def _curve(points: Sequence[object], key: str, unit: float, title: str) -> Figur
     known = [
         (x / unit, y, f"{_count(point, 'tokens') or '?'} tokens, {seconds(number(point, 'seconds')) or '?'}")
         for point in points
-        if (x := number(point, key)) is not None and (y := number(point, "kl")) is not None
+        if (x := number(point, key)) is not None and (y := _distance(point)) is not None
     ]
-    return curve(known, title, "held-out KL, nats a token") if len(known) > 1 else None
+    return curve(known, title, _measure(points)) if len(known) > 1 else None
+
+
+def _measure(points: Sequence[object]) -> str:
+    errors = any(number(point, "error") is not None for point in points)
+    return "held-out error of the embeddings" if errors else "held-out KL, nats a token"
+
+
+def _distance(point: object) -> float | None:
+    """The KL to the parent, or the error of the embeddings."""
+    kl = number(point, "kl")
+    return number(point, "error") if kl is None else kl

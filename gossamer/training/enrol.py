@@ -8,7 +8,6 @@ from gossamer.checkpoint.architecture import Architecture
 from gossamer.checkpoint.matrix import Matrix
 from gossamer.checkpoint.read.huggingface import FolderReader
 from gossamer.checkpoint.source import Source
-from gossamer.errors import UsageError
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.weight import PackedWeight
 from gossamer.layers.embedding import PackedEmbedding
@@ -22,6 +21,7 @@ from gossamer.training.matrix import LEFT, RIGHT, TRAINED_FORMATS, WHOLE, FixedW
 from gossamer.training.modules import StudentEmbedding, StudentLinear
 from gossamer.training.places import in_rows
 from gossamer.training.plain import PlainWeight
+from gossamer.training.shown import kind_of
 from gossamer.training.student import Mode, Student
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -39,9 +39,9 @@ def enrol(
         embeddings: train the token embedding and the output head as well. seed: of the adapters.
         moves: zeros may move, in matrices whose form allows it.
 
-    Raises UsageError for a model that is not a causal decoder.
+    Raises UsageError for an encoder-decoder.
     """
-    check_causal(source)
+    kind_of(source.reader.skeleton)
     model = source.model if source.kind == "gossamer" else source.load_dense(torch.float32)
     model.config.use_cache = False
     student = Student(model.eval())
@@ -57,16 +57,6 @@ def enrol(
         _adapt(student, rank, seed)
     student.notes += enrolment.notes()
     return student
-
-
-def check_causal(source: Source) -> None:
-    """Raise UsageError unless the model continues a text."""
-    skeleton = source.reader.skeleton
-    if source.config.is_encoder_decoder or not skeleton.can_generate():
-        raise UsageError(
-            f"{source.path}: {type(skeleton).__name__} does not continue a text, and only causal language models are "
-            "trained here, no encoders or encoder-decoders. Their blocks can be trained in `compress --minutes`."
-        )
 
 
 class _Enrolment:

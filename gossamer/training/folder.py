@@ -37,7 +37,7 @@ def write_folder(
     """
     progress("writing", 0, 1)
     with torch.inference_mode():
-        outputs = main_output(student.model(ids_BL, use_cache=False)).float()
+        outputs = main_output(student.model(ids_BL)).float()
     compressed = source.kind == "gossamer"
     for name, tensor in (_stored(source, new) if compressed else _dense(source, new)).items():
         writer.add({name: tensor})

@@ -24,12 +24,13 @@ from itertools import islice
 import torch
 from torch import nn
 
+from gossamer.calibration.observe import main_output
 from gossamer.distributed.processes import Processes
 from gossamer.errors import CheckpointError
 from gossamer.progress import Progress
 from gossamer.training.exchange import Exchange
 from gossamer.training.moving import Mover
-from gossamer.training.objective import cross_entropy, loss_of, weights_of
+from gossamer.training.objective import loss_of
 from gossamer.training.precision import mixed_precision
 from gossamer.training.schedule import Schedule
 from gossamer.training.settings import FACTORS, TrainingSettings
@@ -136,7 +137,7 @@ def learn(run: Run, numbers: Sequence[int], share: float) -> float:
     ids_BL = run.text.ids_NL[list(numbers)]
     with mixed_precision(run.settings.dtype):
         loss = loss_of(
-            run.student.model, run.teacher, run.settings.objective, numbers, ids_BL, run.text.first
+            run.student.model, run.teacher, run.settings.objective, numbers, ids_BL, run.text.shown
         )
     (loss.total * share).backward()
     return float(loss.total.detach()) * share
@@ -147,7 +148,7 @@ def judge(run: Run, state: TrainingState) -> None:
     with run.mover.hard():
         kl, nll = run.processes.sums(*measured(run, first=not state.curve))
         loss = state.loss_sum / state.loss_steps if state.loss_steps else None
-        perplexity = math.exp(nll) if nll < 700 else math.inf
+        perplexity = None if math.isnan(nll) else math.exp(nll) if nll < 700 else math.inf
         state.curve.append(Judged(state.step, state.tokens, state.seconds(), loss, kl, perplexity))
         state.loss_sum, state.loss_steps = 0.0, 0
         if kl < state.best_kl:
@@ -162,8 +163,9 @@ def judge(run: Run, state: TrainingState) -> None:
 
 
 def measured(run: Run, *, first: bool) -> tuple[float, float]:
-    """Return this process's part of KL and cross entropy on the held-out text, exact (float32); `first` is told."""
-    kl = nll = 0.0
+    """Return this process's part of distance and cross entropy on the held-out text, exact; `first` is told."""
+    distance = nll = 0.0
+    shown = run.text.shown
     done, count = 0, len(run.text.held_out)
     own = run.processes.share(run.text.held_out)
     with torch.inference_mode():
@@ -171,14 +173,15 @@ def measured(run: Run, *, first: bool) -> tuple[float, float]:
             if first:
                 run.progress("judging the held-out text", done, len(own))
             ids_BL, share = run.text.ids_NL[list(numbers)], len(numbers) / count
-            logits_BLV = run.student.model(ids_BL, use_cache=False).logits
-            answer, weight_T = run.teacher.answer(numbers, ids_BL), weights_of(ids_BL, run.text.first)
-            kl += share * float(answer.divergence(logits_BLV.flatten(0, 1), weight_T, 1.0))
-            nll += share * float(cross_entropy(logits_BLV, ids_BL, run.text.first))
+            seen_BL, weight_T = shown.ids(numbers, ids_BL), shown.weights(numbers, ids_BL)
+            own_BLV = main_output(run.student.model(seen_BL))
+            answer = run.teacher.answer(numbers, seen_BL)
+            distance += share * float(answer.divergence(own_BLV.flatten(0, 1), weight_T, 1.0))
+            nll += share * float(shown.cross_entropy(numbers, ids_BL, own_BLV))
             done += len(numbers)
     if first:
         run.progress("judging the held-out text", len(own), len(own))
-    return kl, nll
+    return distance, nll
 
 
 def undo(run: Run, state: TrainingState) -> bool:
@@ -211,7 +214,9 @@ def settle_on_the_best(run: Run, state: TrainingState) -> None:
     """Let the student be the best one that was seen, and say so if that is not the last."""
     if state.best_step != state.step:
         when = f"step {state.best_step}" if state.best_step else "the beginning: training did not help"
-        state.notes.append(f"held-out KL was least at {when}, and that state is what was written")
+        state.notes.append(
+            f"held-out {run.text.shown.title} was least at {when}, and that state is what was written"
+        )
     run.student.restore(state.best)
 
 
@@ -226,14 +231,16 @@ def tell(run: Run, state: TrainingState) -> None:
 
 
 def _tell_judged(run: Run, state: TrainingState) -> None:
-    point = state.curve[-1]
+    point, title = state.curve[-1], run.text.shown.title
     if point.loss is None:
-        run.progress(f"before training: held-out KL {point.kl:.4f}, perplexity {point.perplexity:.2f}", 0, 0)
+        perplexity = "" if point.perplexity is None else f", perplexity {point.perplexity:.2f}"
+        run.progress(f"before training: held-out {title} {point.kl:.4f}{perplexity}", 0, 0)
         return
     speed = point.tokens / max(point.seconds - state.begun, 1e-9)
     left = run.schedule.left(state.step)
     run.progress(
-        f"step {point.step}: loss {point.loss:.4f}, held-out KL {point.kl:.4f} ({state.curve[0].kl:.4f} at first), "
+        f"step {point.step}: loss {point.loss:.4f}, held-out {title} {point.kl:.4f} "
+        f"({state.curve[0].kl:.4f} at first), "
         f"{speed:,.0f} tokens/s, {left / 60:.1f} minutes left",
         0,
         0,

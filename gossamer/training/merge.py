@@ -25,6 +25,7 @@ from gossamer.training.kept import KeptWeight
 from gossamer.training.matrix import WHOLE, assembled
 from gossamer.training.merging import merge_change, num_fallen
 from gossamer.training.opening import open_parent, open_student
+from gossamer.training.shown import kind_of
 from gossamer.training.student import Student
 from gossamer.version import __version__
 
@@ -72,6 +73,8 @@ def merge(
     check_target(out, overwrite)
     lora = read_adapter(adapter)
     source = open_student(model)
+    if kind_of(source.reader.skeleton) != "causal":
+        raise UsageError(f"{model}: adapters are merged into causal language models only.")
     dense = None if parent is None else open_parent(parent, source)
     files = (*source.reader.weight_files, *(() if dense is None else dense.reader.weight_files))
     check_target(out, overwrite, files)

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from transformers import PreTrainedModel
 
+from gossamer.calibration.observe import main_output
+from gossamer.training.shown import Shown
 from gossamer.training.teacher import Teacher
 
 
@@ -30,11 +31,11 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """The loss of some windows: what to differentiate, and the divergence in it."""
+    """The loss of some windows: what to differentiate, and the distance in it."""
 
     total: Tensor
-    kl: float
-    """Mean KL of a token at the objective's temperature, nats."""
+    distance: float
+    """From the teacher: mean KL of a token at the objective's temperature, nats; or the error of the embeddings."""
 
 
 def loss_of(
@@ -43,27 +44,20 @@ def loss_of(
     objective: Objective,
     numbers: Sequence[int],
     ids_BL: Tensor,
-    first: int,
+    shown: Shown,
 ) -> Loss:
-    """Return the mean loss over the predictions of these windows, those of tokens from `first` on."""
-    answer = teacher.answer(numbers, ids_BL, hidden=objective.hidden > 0)
-    output = model(ids_BL, use_cache=False, output_hidden_states=objective.hidden > 0)
-    logits_TV = output.logits.flatten(0, 1)
-    weight_T = weights_of(ids_BL, first)
-    kl = answer.divergence(logits_TV, weight_T, objective.temperature)
-    total = kl
+    """Return the mean loss over what counts of these windows."""
+    seen_BL = shown.ids(numbers, ids_BL)
+    answer = teacher.answer(numbers, seen_BL, hidden=objective.hidden > 0)
+    output = model(seen_BL, output_hidden_states=objective.hidden > 0)
+    own_BLV = main_output(output)
+    distance = answer.divergence(own_BLV.flatten(0, 1), shown.weights(numbers, ids_BL), objective.temperature)
+    total = distance
     if objective.labels:
-        total = total + objective.labels * cross_entropy(output.logits, ids_BL, first)
+        total = total + objective.labels * shown.cross_entropy(numbers, ids_BL, own_BLV)
     if objective.hidden:
         total = total + objective.hidden * square_head(output.hidden_states, answer.hidden)
-    return Loss(total, float(kl.detach()) / objective.temperature**2)
-
-
-def weights_of(ids_BL: Tensor, first: int) -> Tensor:
-    """Return the share of each position's prediction in a mean over those of the tokens from `first` on."""
-    weight_BL = torch.zeros(ids_BL.shape)
-    weight_BL[:, first - 1 : -1] = 1.0
-    return (weight_BL / weight_BL.sum()).flatten()
+    return Loss(total, float(distance.detach()) / objective.temperature**2)
 
 
 def square_head(hidden: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
@@ -73,9 +67,3 @@ def square_head(hidden: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
         for own, other in zip(hidden[1:], wanted[1:], strict=True)
     ]
     return torch.stack(errors).mean()
-
-
-def cross_entropy(logits_BLV: Tensor, ids_BL: Tensor, first: int) -> Tensor:
-    """Return the mean cross entropy of the tokens from `first` on, nats."""
-    predicted_PV = logits_BLV[:, first - 1 : -1].flatten(0, 1).float()
-    return functional.cross_entropy(predicted_PV, ids_BL[:, first:].flatten())

@@ -5,7 +5,7 @@ from pathlib import Path
 from gossamer.checkpoint.manifest import read_manifest
 from gossamer.checkpoint.source import Source, open_model
 from gossamer.errors import UsageError
-from gossamer.training.enrol import check_causal
+from gossamer.training.shown import kind_of
 
 
 def open_both(model: str | Path, parent: str | Path) -> tuple[Source, Source]:
@@ -24,7 +24,7 @@ def open_student(model: str | Path) -> Source:
         raise UsageError(
             f"{model}: a folder that `gossamer compress` wrote was expected, not a GGUF file. Compress the model first."
         )
-    check_causal(student)
+    kind_of(student.reader.skeleton)
     return student
 
 
@@ -33,7 +33,7 @@ def open_parent(parent: str | Path, student: Source) -> Source:
     teacher, model = open_model(parent), student.path
     if teacher.kind == "gossamer":
         raise UsageError(f"--parent {parent}: the dense parent was expected, got a compressed folder.")
-    check_causal(teacher)
+    kind_of(teacher.reader.skeleton)
     if student.kind == "gossamer":
         known = read_manifest(student.path).get("parent")
         expected = known.get("sha256") if isinstance(known, dict) else None

@@ -11,9 +11,10 @@ from gossamer.training.enrol import enrol
 from gossamer.training.mixture import all_weighted
 from gossamer.training.opening import open_both
 from gossamer.training.own_text import SELF, OwnText, check_asked, wanted_text, writes_itself
-from gossamer.training.recover import read
+from gossamer.training.recover import check_meant, read
 from gossamer.training.schedule import check_effort
 from gossamer.training.settings import TrainingSettings
+from gossamer.training.shown import kind_of
 from gossamer.training.teacher import KEPT_BYTES
 from gossamer.training.text import fitting_length, num_held_out
 
@@ -74,6 +75,7 @@ def plan(
     source, teacher = open_both(model, parent)
     own = OwnText(self_tokens, None if text_out is None else Path(text_out))
     check_asked(text, own)
+    check_meant(kind_of(source.reader.skeleton), text, lessons, settings)
     if writes_itself(text) and lessons is None:
         length, windows, notes = _with_own(source, text, own, settings, steps, minutes, progress)
     else:

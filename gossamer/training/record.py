@@ -64,6 +64,7 @@ def record_of(
 ) -> dict[str, Any]:
     """Return what was done and what came of it, ready for JSON."""
     before, after = state.curve[0], min(state.curve, key=lambda point: point.kl)
+    measure = facts.text.shown.measure
     training = max(state.curve[-1].seconds - state.begun, 1e-9)
     return {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -84,10 +85,10 @@ def record_of(
         / training
         * facts.operations_of_token
         / facts.peak_operations,
-        "held_out_kl": {"before": before.kl, "after": after.kl},
+        f"held_out_{measure}": {"before": before.kl, "after": after.kl},
         "held_out_perplexity": {"before": before.perplexity, "after": after.perplexity},
         "best_step": state.best_step,
-        "curve": [asdict(point) for point in state.curve],
+        "curve": [_named(asdict(point), measure) for point in state.curve],
         "kept_weights": student.num_kept(),
         "removed_weights": student.num_removed(),
         "moved": facts.moved,
@@ -103,3 +104,8 @@ def record_of(
         "reload_max_difference": difference,
         "notes": [*student.notes, *state.notes],
     }
+
+
+def _named(point: dict[str, Any], measure: str) -> dict[str, Any]:
+    """Return a point of the curve with the measure under its own name."""
+    return {measure if key == "kl" else key: value for key, value in point.items()}

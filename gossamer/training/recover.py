@@ -35,6 +35,7 @@ from gossamer.training.own_text import (
 from gossamer.training.record import Facts, write
 from gossamer.training.schedule import Schedule, check_effort
 from gossamer.training.settings import TrainingSettings
+from gossamer.training.shown import Kind, kind_of
 from gossamer.training.state import TrainingState, load, put_back
 from gossamer.training.states import States
 from gossamer.training.student import Student, optimizer_bytes
@@ -104,6 +105,7 @@ def recover(
     check_asked(texts, own)
     check_target(out, overwrite)
     student_source, parent_source = open_both(model, parent)
+    check_meant(kind_of(student_source.reader.skeleton), texts, lessons, settings)
     check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
     given = _Given(student_source, parent_source, texts, own, lessons, settings, minutes, steps)
     with Processes() as processes:
@@ -277,6 +279,25 @@ def read(
         raise UsageError("--teacher-engine native: no teacher runs beside lessons. Leave it out.")
     answers = Lessons(lessons)
     return text_of_lessons(student, answers, settings.length), answers
+
+
+def check_meant(
+    kind: Kind, texts: Sequence[str | Path], lessons: str | Path | None, settings: TrainingSettings
+) -> None:
+    """Raise UsageError for what only a model that continues a text, or one that has a head, can be asked for."""
+    if kind == "causal":
+        return
+    refused = {
+        "--lessons": lessons is not None,
+        "--text self": writes_itself(texts),
+        "--teacher-engine native": settings.teacher_engine == "native",
+        "--labels": kind == "embeddings" and settings.labels > 0,
+        "--temperature": kind == "embeddings" and settings.temperature != 1,
+    }
+    asked = [name for name, is_asked in refused.items() if is_asked]
+    if asked:
+        what = "an encoder without a head" if kind == "embeddings" else "a masked language model"
+        raise UsageError(f"{', '.join(asked)}: has no meaning for {what}. Leave it out.")
 
 
 def _texts(text: str | Path | Sequence[str | Path]) -> list[str | Path]:

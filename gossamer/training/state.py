@@ -23,9 +23,10 @@ class Judged:
     loss: float | None
     """Mean of the training loss since the last time; None before the first step."""
     kl: float
-    """Mean KL(parent || student) of a held-out token, nats."""
-    perplexity: float
-    """Of the student, on the same text."""
+    """Mean KL(parent || student) of a held-out token, nats; of an encoder without a head, the error of its
+    embeddings."""
+    perplexity: float | None
+    """Of the student, on the same text; of a masked language model, of the masked tokens; None of embeddings."""
 
 
 @dataclass

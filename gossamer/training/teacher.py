@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from gossamer.calibration.observe import main_output
 from gossamer.evaluation.kept import KeptModel
 from gossamer.runtime.choose import choose_engine
 from gossamer.runtime.engine import Engine
@@ -24,16 +25,17 @@ KEPT_BYTES = 1 << 30
 
 
 class Answer(Protocol):
-    """What a teacher says of some windows."""
+    """What a teacher says of some windows. V entries of the vocabulary, or numbers of an embedding."""
 
     @property
     def hidden(self) -> Sequence[Tensor]:
         """The outputs of its layers [B, L, D], of the embedding first; empty where they were not asked for."""
 
     def divergence(self, logits_TV: Tensor, weight_T: Tensor, temperature: float) -> Tensor:
-        """Return temperature^2 * sum over T of weight * KL(teacher || student), in nats, both at the temperature.
+        """Return temperature^2 * sum over T of weight * KL(teacher || student), in nats, both at the temperature; of an
+        encoder without a head, how far its embeddings are (`HiddenAnswer`).
 
-        It has a gradient for the logits, and is to be asked for once.
+        It has a gradient for what it is given, and is to be asked for once.
         """
 
 
@@ -74,21 +76,25 @@ class DenseTeacher:
         self.model = self._kept.model
         self.model.config.use_cache = False
 
-    def answer(self, numbers: Sequence[int], ids_BL: Tensor, *, hidden: bool = False) -> "DenseAnswer":
+    def answer(self, numbers: Sequence[int], ids_BL: Tensor, *, hidden: bool = False) -> Answer:
         with torch.no_grad():
             if self._judged.issuperset(numbers) and not hidden:
-                return DenseAnswer(self._kept(ids_BL).logits, ())
+                return _answer(self._kept(ids_BL))
             if self._engine is not None and not hidden:
                 return DenseAnswer(torch.stack([self._engine.logits(ids_L) for ids_L in ids_BL]), ())
             with mixed_precision(self._dtype):
                 if not hidden:
-                    return DenseAnswer(self._kept(ids_BL).logits, ())
-                output = self.model(ids_BL, use_cache=False, output_hidden_states=True)
-        return DenseAnswer(output.logits, output.hidden_states)
+                    return _answer(self._kept(ids_BL))
+                output = self.model(ids_BL, output_hidden_states=True)
+        return _answer(output, output.hidden_states)
 
     def record(self) -> dict[str, Any]:
         engine = "torch" if self._engine is None else "native, int8 activations"
         return {"kind": "dense parent", "name": Path(self._kept.path).name, "engine": engine}
+
+
+def _answer(output: Any, hidden: Sequence[Tensor] = ()) -> Answer:
+    return (DenseAnswer if hasattr(output, "logits") else HiddenAnswer)(main_output(output), hidden)
 
 
 class DenseAnswer:
@@ -102,3 +108,17 @@ class DenseAnswer:
         assert self._logits_TV is not None, "the logits are used up"
         teacher_TV, self._logits_TV = self._logits_TV, None
         return divergence(logits_TV, teacher_TV, weight_T, temperature)
+
+
+class HiddenAnswer:
+    """The last hidden states of an encoder without a head.
+
+    The distance from them is |h - h_t|^2 / |h_t|^2, both as weighted sums over the tokens. It has no temperature.
+    """
+
+    def __init__(self, wanted_BLD: Tensor, hidden: Sequence[Tensor]) -> None:
+        self._wanted_TD, self.hidden = wanted_BLD.flatten(0, 1).float(), hidden
+
+    def divergence(self, logits_TV: Tensor, weight_T: Tensor, temperature: float) -> Tensor:
+        error_T = (logits_TV.float() - self._wanted_TD).square().sum(1)
+        return (weight_T @ error_T) / (weight_T @ self._wanted_TD.square().sum(1)).clamp_min(1e-12)

@@ -23,6 +23,7 @@ from gossamer.errors import DataError, UsageError
 from gossamer.progress import Progress
 from gossamer.training.lessons.reading import Lessons
 from gossamer.training.mixture import WeightedText, all_weighted, shares, spread
+from gossamer.training.shown import Shown, shown_to
 
 DEFAULT_LENGTH = 512
 HELD_OUT = 8
@@ -41,8 +42,8 @@ class TrainingText:
     """Numbers of the windows to learn from."""
     held_out: tuple[int, ...]
     """Of those that judge."""
-    first: int
-    """The first position in a window whose token is predicted: behind the start tokens."""
+    shown: Shown
+    """How a model is shown them, and what is asked of it."""
     record: dict[str, Any]
     """Where they come from; JSON."""
 
@@ -92,7 +93,8 @@ def read_text(
             f"{sum(map(len, streams))} tokens. Give more text, or a smaller --length."
         )
     progress("reading text", 1, 1)
-    return _set_apart(ids_NL, max(1, len(streams[0].start)), name, sources)
+    shown = shown_to(source, max(1, len(streams[0].start)), seed)
+    return _set_apart(shown.framed(ids_NL), shown, name, sources)
 
 
 def _mixed(
@@ -128,12 +130,14 @@ def text_of_lessons(source: Source, lessons: Lessons, length: int | None) -> Tra
     fitting_length(source, lessons.length)
     if len(lessons) < 2:
         raise DataError(f"{lessons.folder}: two windows are needed, one to learn from and one to judge by.")
-    return _set_apart(lessons.all_ids(), max(1, len(lessons.manifest.start)), lessons.folder.name)
+    return _set_apart(
+        lessons.all_ids(), Shown(first=max(1, len(lessons.manifest.start))), lessons.folder.name
+    )
 
 
 def shared(text: TrainingText | None, processes: Processes) -> TrainingText:
     """Give every process what the first has read; the others have None."""
-    told = None if text is None else (text.learnt, text.held_out, text.first, text.record)
+    told = None if text is None else (text.learnt, text.held_out, text.shown, text.record)
     ids_NL = processes.handed_out(None if text is None else text.ids_NL)
     told = processes.agreed(told)
     assert ids_NL is not None and told is not None
@@ -146,7 +150,7 @@ def num_held_out(windows: int) -> int:
 
 
 def _set_apart(
-    ids_NL: Tensor, first: int, name: str, sources: list[dict[str, Any]] | None = None
+    ids_NL: Tensor, shown: Shown, name: str, sources: list[dict[str, Any]] | None = None
 ) -> TrainingText:
     """Keep some windows apart, spread over the text."""
     count = num_held_out(len(ids_NL))
@@ -162,7 +166,7 @@ def _set_apart(
     }
     if sources is not None:
         record["sources"] = sources
-    return TrainingText(ids_NL, learnt, held_out, first, record)
+    return TrainingText(ids_NL, learnt, held_out, shown, record)
 
 
 def fitting_length(source: Source, length: int | None) -> int:

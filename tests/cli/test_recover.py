@@ -62,9 +62,9 @@ def test_wrong_use_is_one_short_message(
     refused(
         run(
             "recover",
-            parent("bert"),
+            parent("t5"),
             "--parent",
-            parent("bert"),
+            parent("t5"),
             "--text",
             text,
             "--steps",
@@ -72,7 +72,7 @@ def test_wrong_use_is_one_short_message(
             "-o",
             tmp_path / "o",
         ),
-        "causal",
+        "is an encoder-decoder",
     )
     assert not (tmp_path / "out").exists()
 

@@ -150,7 +150,7 @@ def test_what_cannot_be_recovered_is_refused_before_it_is_compressed(
     short.write_text("Too short.")
     before = names(tmp_path)
     for error, words, given in (
-        (UsageError, "only causal language models", {"model": parent("bert")}),
+        (UsageError, "is an encoder-decoder", {"model": parent("t5")}),
         (UsageError, "text to learn from", {"text": None}),
         (UsageError, "--recover-steps 0", {"recover_steps": 0}),
         (UsageError, "--recover-minutes or --recover-steps", {"recover_minutes": 1.0}),

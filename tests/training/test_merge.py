@@ -369,7 +369,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_left(folders: Folders, t
         (CheckpointError, "no such path", {"model": tmp_path / "none"}),
         (UsageError, "exists already", {"out": tmp_path / "exists"}),
         (UsageError, "cannot be replaced", {"out": small, "overwrite": True}),
-        (UsageError, "only causal language models", {"model": tmp_path / "encoder"}),
+        (UsageError, "into causal language models only", {"model": tmp_path / "encoder"}),
         (UsageError, "was made of another model", {"parent": tmp_path / "other"}),
     ):
         whole: dict[str, Any] = {"model": small, "adapter": adapter, "out": tmp_path / "out", **given}

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional
 
 import gossamer
-from gossamer.training.objective import Objective, loss_of, square_head, weights_of
+from gossamer.training.objective import Objective, loss_of, square_head
+from gossamer.training.shown import Shown
 from gossamer.training.teacher import DenseTeacher
 from tests.models import tiny_inputs
 from tests.training.conftest import Folders
@@ -20,7 +21,7 @@ def test_square_head_is_each_layers_error_over_the_teachers_mean_square() -> Non
 
 
 def test_the_weights_of_positions_are_a_mean_over_the_predictions_that_count() -> None:
-    weight_BL = weights_of(torch.zeros(2, 5), 2).view(2, 5)
+    weight_BL = Shown(first=2).weights([0, 1], torch.zeros(2, 5)).view(2, 5)
     assert weight_BL[0].tolist() == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6, 0])
     assert float(weight_BL.sum()) == pytest.approx(1.0)
 
@@ -33,9 +34,9 @@ def test_the_loss_is_the_sum_of_its_parts(folders: Folders) -> None:
     given = (own, teacher)
     with torch.no_grad():
         logits, wanted = (model(ids_BL).logits[:, :-1].flatten(0, 1) for model in (own, other))
-        kl = loss_of(*given, Objective(), [0, 1], ids_BL, 1).total
-        labelled = loss_of(*given, Objective(labels=0.5), [0, 1], ids_BL, 1).total
-        seen = loss_of(*given, Objective(hidden=2.0), [0, 1], ids_BL, 1).total
+        kl = loss_of(*given, Objective(), [0, 1], ids_BL, Shown()).total
+        labelled = loss_of(*given, Objective(labels=0.5), [0, 1], ids_BL, Shown()).total
+        seen = loss_of(*given, Objective(hidden=2.0), [0, 1], ids_BL, Shown()).total
         states = [model(ids_BL, output_hidden_states=True).hidden_states for model in (own, other)]
     divergence = functional.kl_div(logits.log_softmax(-1), wanted.softmax(-1), reduction="batchmean")
     torch.testing.assert_close(kl, divergence, rtol=1e-4, atol=1e-6)
@@ -49,7 +50,7 @@ def test_answers_for_the_windows_that_judge_are_the_same_time_and_again(
 ) -> None:
     parent, _ = folders("float")
     teacher, ids_BL = DenseTeacher(parent, [3]), tiny_inputs("llama")["input_ids"][:1]
-    logits_TV, weight_T = torch.randn(ids_BL.numel(), 260), weights_of(ids_BL, 1)
+    logits_TV, weight_T = torch.randn(ids_BL.numel(), 260), Shown().weights([3], ids_BL)
     with torch.inference_mode():
         values = [
             float(teacher.answer([number], ids_BL).divergence(logits_TV, weight_T, 1.0))
@@ -64,7 +65,7 @@ def test_the_native_engine_answers_nearly_as_torch_does_and_never_for_the_window
     parent, _ = folders("float")
     ids_BL = tiny_inputs("llama")["input_ids"]
     exact, quick = DenseTeacher(parent, [3]), DenseTeacher(parent, [3], native=ids_BL.shape[1])
-    logits_TV, weight_T = torch.randn(ids_BL.numel(), 260), weights_of(ids_BL, 1)
+    logits_TV, weight_T = torch.randn(ids_BL.numel(), 260), Shown().weights([3], ids_BL)
     with torch.inference_mode():
         learnt, judged = (
             [

@@ -300,7 +300,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_left(
 ) -> None:
     parent, small = folders("float")
     save_tiny("llama", tmp_path / "other", seed=7)
-    save_tiny("bert", tmp_path / "encoder")
+    save_tiny("t5", tmp_path / "both")
     (tmp_path / "short.txt").write_text("Too short.")
     (tmp_path / "exists").mkdir()
     (tmp_path / "exists" / "a").touch()
@@ -319,7 +319,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_is_left(
         (UsageError, "one of the two", {"minutes": 1.0}),
         (UsageError, "exists already", {"out": tmp_path / "exists"}),
         (UsageError, "256 tokens", {"settings": replace(QUICK, length=1000)}),
-        (UsageError, "only causal language models", {"model": tmp_path / "encoder"}),
+        (UsageError, "is an encoder-decoder", {"model": tmp_path / "both"}),
         (UsageError, "cannot be replaced", {"out": small, "overwrite": True}),
     ):
         whole: dict[str, Any] = {

@@ -41,18 +41,20 @@ def print_plan(plan: "Plan") -> None:
 
 def print_recovered(result: "Recovered") -> None:
     record = result.record
-    table = table_of("held-out text", "step", "tokens", "seconds", "loss", "KL to the parent", "perplexity")
+    measure = "kl" if "held_out_kl" in record else "error"
+    title = {"kl": "KL to the parent", "error": "error of the embeddings"}[measure]
+    table = table_of("held-out text", "step", "tokens", "seconds", "loss", title, "perplexity")
     for point in record["curve"]:
         table.add_row(
             str(point["step"]), f"{point['tokens']:,}", number(point["seconds"], 0), number(point["loss"], 4),
-            number(point["kl"], 4), number(point["perplexity"]),
+            number(point[measure], 4), number(point["perplexity"]),
         )  # fmt: skip
     output_console().print(table)
-    kl = record["held_out_kl"]
+    found = record[f"held_out_{measure}"]
     print_rows(
         f"wrote {result.folder}",
         [
-            ("held-out KL to the parent", f"{kl['before']:.4f} before, {kl['after']:.4f} after"),
+            (f"held-out {title}", f"{found['before']:.4f} before, {found['after']:.4f} after"),
             ("learnt from", f"{record['tokens']:,} tokens in {record['steps']} steps"),
             (
                 "time",
