@@ -44,7 +44,7 @@ Mask = Annotated[
         "that of a dense model."
     ),
 ]
-Rate = Annotated[float | None, typer.Option(help="Default: 5e-4; 1e-3 for lora and norms.")]
+Rate = Annotated[float | None, typer.Option(help="Default: 2e-4; 1e-3 for lora and norms.")]
 Batch = Annotated[int, typer.Option(help="Windows in a step.")]
 Length = Annotated[
     int | None, typer.Option(help="Tokens in a window. Default: 512, or what the model can take.")

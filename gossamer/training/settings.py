@@ -16,7 +16,7 @@ from gossamer.training.student import MODES, Mode
 
 TeacherEngine = Literal["torch", "native"]
 TEACHER_ENGINES: tuple[TeacherEngine, ...] = ("torch", "native")
-LEARNING_RATES: dict[Mode, float] = {"all": 5e-4, "lora": 1e-3, "norms": 1e-3}
+LEARNING_RATES: dict[Mode, float] = {"all": 2e-4, "lora": 1e-3, "norms": 1e-3}
 FACTORS: dict[Kind, float] = {"weight": 1.0, "scale": 5.0}
 """A step of AdamW at a learning rate of 1: in weights, in shares of a scale."""
 TOKENS_AT_ONCE = 1024
