@@ -73,7 +73,7 @@ def _recovery(entry: object) -> Recovery:
 
 def _facts(entry: object) -> Facts:
     speed, peak = number(entry, "tokens_per_s"), number(entry, "share_of_peak")
-    tokens = number(entry, "tokens")
+    tokens, moved = number(entry, "tokens"), number(entry, "moved", "share")
     pairs = [
         ("Held-out KL to the parent", _from_to(entry, "held_out_kl")),
         ("Held-out error of the embeddings", _from_to(entry, "held_out_error")),
@@ -87,7 +87,8 @@ def _facts(entry: object) -> Facts:
         ("Speed in training", None if speed is None else f"{plain(speed)} tokens/s"),
         ("Share of what the machine multiplies", share(peak)),
         ("Kept weights that were trained", _count(entry, "kept_weights")),
-        ("Zeros that stayed", _count(entry, "removed_weights")),
+        ("Zeros that stayed" if moved is None else "Zeros", _count(entry, "removed_weights")),
+        ("Kept weights with another place than before", share(moved)),
         ("Memory of the optimizer", size(number(entry, "optimizer_bytes"))),
         ("Peak memory", size(number(entry, "peak_memory_bytes"))),
         ("Made", text(entry, "created")),

@@ -46,6 +46,23 @@ def test_a_recovery_is_shown_with_its_curve_by_tokens_and_by_time() -> None:
     assert high > 0.5
 
 
+def test_errors_of_embeddings_and_zeros_that_moved_are_called_what_they_are() -> None:
+    curve = [{("error" if key == "kl" else key): each for key, each in point.items()} for point in CURVE]
+    entry = {key: each for key, each in RECOVERY.items() if key not in ("held_out_kl", "held_out_perplexity")}
+    entry |= {"curve": curve, "held_out_error": {"before": 0.5, "after": 0.25}}
+    entry |= {"moved": {"mask": "anneal", "moved": 3, "of": 24, "share": 0.125}}
+    (found,) = recoveries(changed(recovery=[entry]))
+    facts = dict(found.facts)
+    assert facts["Held-out error of the embeddings"] == "0.5000 before, 0.2500 after"
+    assert facts["Zeros"] == "7,654,321"
+    assert facts["Kept weights with another place than before"] == "12.5 %"
+    assert "Zeros that stayed" not in facts
+    assert found.measure == "held-out error of the embeddings"
+    assert [row[4] for row in found.curve] == ["0.5000", "0.3750", "0.2500"]
+    page = Page(render([changed(recovery=[entry])], ["mine"]))
+    assert "held-out KL" not in page.text
+
+
 def test_each_of_several_recoveries_and_models_has_its_own() -> None:
     page = Page(render([changed(recovery=[RECOVERY, RECOVERY]), changed(recovery=[RECOVERY])], ["a", "b"]))
     found = {name for name in page.figures if name.startswith("recovery")}
