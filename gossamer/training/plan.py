@@ -92,15 +92,6 @@ def plan(
     moved = sum(each.numel() for each in student.masters().values())
     kept, removed = student.num_kept(), student.num_removed()
     zeros = student.num_removed_of_trained()
-    # a matrix as it is computed with; values, gradients and places of what is kept; the parent, and what is kept of it
-    memory = (
-        4 * source.num_parameters
-        + 16 * kept
-        + 8 * moved
-        + BYTES_OF_MOMENTS * moved
-        + 4 * teacher.num_parameters
-        + min(KEPT_BYTES, 4 * windows * length * teacher.config.get_text_config().hidden_size)
-    )
     return Plan(
         model=str(model),
         parent=str(parent),
@@ -111,7 +102,7 @@ def plan(
         trained=moved,
         optimizer_bytes=BYTES_OF_MOMENTS * moved,
         dense_optimizer_bytes=BYTES_OF_MOMENTS * (moved + zeros),
-        memory_bytes=memory,
+        memory_bytes=_of_student(source, kept, moved) + _of_teacher(teacher, windows * length),
         windows=windows - num_held_out(windows),
         held_out_windows=num_held_out(windows),
         length=length,
@@ -121,6 +112,17 @@ def plan(
         steps=steps,
         notes=[*notes, *student.notes],
     )
+
+
+def _of_student(source: Source, kept: int, moved: int) -> int:
+    """Return the bytes of matrices as they are computed with, and of values, gradients and places of what is kept."""
+    return 4 * source.num_parameters + 16 * kept + (8 + BYTES_OF_MOMENTS) * moved
+
+
+def _of_teacher(teacher: Source, tokens: int) -> int:
+    """Return the bytes of the parent, and of what is kept of its answers."""
+    kept = 4 * tokens * teacher.config.get_text_config().hidden_size
+    return 4 * teacher.num_parameters + min(KEPT_BYTES, kept)
 
 
 def _with_own(

@@ -92,8 +92,7 @@ def recover(
         resume: go on from where a run to the same `out` was stopped, if there was one.
         progress: called as the work goes on, in the first process alone.
 
-    Started by torchrun, the processes share the windows of each step, and the first one writes; the others get an empty
-    record.
+    Started by torchrun, the processes share the windows of each step; the first writes, the others get an empty record.
 
     Raises:
         GossamerError: bad model, parent, text, settings or target; nothing has been written then.
@@ -104,10 +103,10 @@ def recover(
     check_effort(steps, minutes)
     check_asked(texts, own)
     check_target(out, overwrite)
-    student_source, parent_source = open_both(model, parent)
-    check_meant(kind_of(student_source.reader.skeleton), texts, lessons, settings)
-    check_target(out, overwrite, (*student_source.reader.weight_files, *parent_source.reader.weight_files))
-    given = _Given(student_source, parent_source, texts, own, lessons, settings, minutes, steps)
+    student, dense = open_both(model, parent)
+    check_meant(kind_of(student.reader.skeleton), texts, lessons, settings)
+    check_target(out, overwrite, (*student.reader.weight_files, *dense.reader.weight_files))
+    given = _Given(student, dense, texts, own, lessons, settings, minutes, steps)
     with Processes() as processes:
         if processes.index > 0:
             _helped(given, processes, started)
