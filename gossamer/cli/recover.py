@@ -114,8 +114,7 @@ def recover(
     settings = TrainingSettings(
         train=train, embeddings=embeddings, learning_rate=learning_rate, batch=batch, length=length, rank=rank,  # type: ignore[arg-type]
         temperature=temperature, labels=labels, hidden=hidden, checkpointing=checkpointing, seed=seed,
-        mask=mask,  # type: ignore[arg-type]
-        precision=precision,  # type: ignore[arg-type]
+        mask=mask, precision=precision,  # type: ignore[arg-type]
         all_reduce=all_reduce,  # type: ignore[arg-type]
         teacher_engine=teacher_engine,  # type: ignore[arg-type]
     )  # fmt: skip
@@ -129,8 +128,8 @@ def recover(
     with telling_what_is_kept(), progress_bars() as progress:
         result = run(
             model, parent=parent, out=out, text=text or (), lessons=lessons, self_tokens=self_tokens,
-            text_out=text_out, minutes=minutes, steps=steps,
-            settings=settings, overwrite=overwrite, resume=resume, progress=progress,
+            text_out=text_out, minutes=minutes, steps=steps, settings=settings, overwrite=overwrite, resume=resume,
+            progress=progress,
         )  # fmt: skip
     if result.record:  # else another than the first of several processes
         print_result(result, json_, print_recovered)
