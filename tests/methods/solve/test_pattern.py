@@ -82,7 +82,7 @@ def test_blocks_keep_the_cells_of_largest_mean_score(shape, rows, cols, sparsity
             means.append(score_OI[top : top + rows, left : left + cols].double().mean().item())
     chosen = [mean for mean, state in zip(means, states, strict=True) if state]
     left_out = [mean for mean, state in zip(means, states, strict=True) if not state]
-    assert len(chosen) == round((1 - sparsity) * len(means))
+    assert abs(len(chosen) - (1 - sparsity) * len(means)) <= 0.5 + 1e-9  # a half may go either way: floats
     assert not chosen or not left_out or min(chosen) >= max(left_out) - 1e-5
 
 
