@@ -1,5 +1,7 @@
 """Making a student of a folder: which of its parameters are trained, and what takes their places in the model."""
 
+from collections import Counter
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -19,7 +21,7 @@ from gossamer.training.adapter import Adapter
 from gossamer.training.kept import FloatWeight
 from gossamer.training.matrix import LEFT, RIGHT, TRAINED_FORMATS, WHOLE, FixedWeight, TrainedMatrix, Weight
 from gossamer.training.modules import StudentEmbedding, StudentLinear
-from gossamer.training.places import in_rows
+from gossamer.training.places import places_in
 from gossamer.training.plain import PlainWeight
 from gossamer.training.shown import kind_of
 from gossamer.training.student import Mode, Student
@@ -126,11 +128,11 @@ class _Enrolment:
         removed = 1 - float(mask_OI.float().mean())
         if not (may_be_pruned and removed >= ZEROS_WORTH_KEEPING):
             mask_OI = torch.ones_like(mask_OI)
-        moves = self.moves and not mask_OI.all()
-        entries_OI = torch.ones_like(mask_OI) if moves else mask_OI
+        places = places_in(mask_OI) if self.moves and not mask_OI.all() else None
+        entries_OI = mask_OI if places is None else torch.ones_like(mask_OI)
         weight = FloatWeight(weight_OI, entries_OI, stored_dtype(self.source, matrix.parameter))
-        if moves:
-            weight.let_move(in_rows(weight.shape[1]), mask_OI)
+        if places is not None:
+            weight.let_move(places, mask_OI)
         return weight
 
     def plain(self) -> None:
@@ -169,10 +171,15 @@ class _Enrolment:
             for name, weight in self.student.weights()
             if weight.moving is None and weight.num_kept() < weight.working_OI.numel()
         ]
-        if not self.moves or not still:
+        if not self.moves:
             return []
-        more = f" and {len(still) - 1} more" if len(still) > 1 else ""
-        return [f"ZEROS DO NOT MOVE in {still[0]}{more}: their form has no places for it"]
+        moving = (weight.moving for _name, weight in self.student.weights())
+        counts = Counter(each.places.pattern for each in moving if each is not None and each.places.pattern)
+        notes = [f"zeros of {count} matrices move within windows of {m}: N:M" for m, count in counts.items()]
+        if still:
+            more = f" and {len(still) - 1} more" if len(still) > 1 else ""
+            notes.append(f"ZEROS DO NOT MOVE in {still[0]}{more}: their form or pattern has no places for it")
+        return notes
 
     def _notes_on_zeros(self) -> list[str]:
         if self.source.kind == "gossamer" or self.mode == "norms":
@@ -182,8 +189,9 @@ class _Enrolment:
             for name, (_matrix, weight) in self.student.dense.items()
             if weight.index_n is not None or weight.moving is not None
         ]
+        moving = sum(self.student.dense[name][1].moving is not None for name in pruned)
         kept = (
-            f"zeros of {len(pruned)} matrices {'may move' if self.moves else 'stay zero'}"
+            f"zeros of {moving or len(pruned)} matrices {'may move' if moving else 'stay zero'}"
             if pruned
             else "no zeros to keep: all its weights are trained"
         )

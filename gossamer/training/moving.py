@@ -84,7 +84,9 @@ class Mover:
         if self.mode == "admm" and moving.anchor_OI is not None:
             latent_OI -= moving.anchor_OI * ~moving.mask_OI
         importance_OI = optimizer.state[weight.values_n]["exp_avg_sq"].view(weight.shape).sqrt()
-        moving.mask_OI = moving.places.keep_largest(latent_OI.abs().mul_(importance_OI), moving.mask_OI)
+        mask_OI = moving.places.keep_largest(latent_OI.abs().mul_(importance_OI), moving.mask_OI)
+        assert torch.equal(mask_OI.sum(1), moving.mask_OI.sum(1)), "another number of zeros in a row"
+        moving.mask_OI = mask_OI
         if self.mode == "admm":
             moving.anchor_OI = torch.where(moving.mask_OI, latent_OI, -latent_OI)
 

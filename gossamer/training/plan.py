@@ -92,6 +92,7 @@ def plan(
     moved = sum(each.numel() for each in student.masters().values())
     kept, removed = student.num_kept(), student.num_removed()
     zeros = student.num_removed_of_trained()
+    entries = sum(weight.values_n.numel() for _name, weight in student.weights())
     return Plan(
         model=str(model),
         parent=str(parent),
@@ -102,7 +103,7 @@ def plan(
         trained=moved,
         optimizer_bytes=BYTES_OF_MOMENTS * moved,
         dense_optimizer_bytes=BYTES_OF_MOMENTS * (moved + zeros),
-        memory_bytes=_of_student(source, kept, moved) + _of_teacher(teacher, windows * length),
+        memory_bytes=_of_student(source, entries, moved) + _of_teacher(teacher, windows * length),
         windows=windows - num_held_out(windows),
         held_out_windows=num_held_out(windows),
         length=length,
@@ -114,9 +115,10 @@ def plan(
     )
 
 
-def _of_student(source: Source, kept: int, moved: int) -> int:
-    """Return the bytes of matrices as they are computed with, and of values, gradients and places of what is kept."""
-    return 4 * source.num_parameters + 16 * kept + (8 + BYTES_OF_MOMENTS) * moved
+def _of_student(source: Source, entries: int, moved: int) -> int:
+    """Return the bytes of matrices as they are computed with, and of gradients, codes and places of their entries:
+    what is kept, or with it what zeros may move to."""
+    return 4 * source.num_parameters + 16 * entries + (8 + BYTES_OF_MOMENTS) * moved
 
 
 def _of_teacher(teacher: Source, tokens: int) -> int:

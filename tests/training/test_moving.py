@@ -17,15 +17,18 @@ from gossamer.errors import UsageError
 from gossamer.evaluation.quality.divergence import compare
 from gossamer.formats.low_rank import LowRankWeight
 from gossamer.formats.weight import PackedWeight
+from gossamer.methods.solve.pattern import NM, Block, RowWindows, parse_pattern
 from gossamer.training.enrol import enrol
 from gossamer.training.loop import optimizer_of
 from gossamer.training.moving import MOVING, Mover
-from gossamer.training.places import Places, in_quads, in_rows
+from gossamer.training.places import grouped, nm_of, places_in
 from gossamer.training.settings import TrainingSettings
 from gossamer.training.text import read_text
 from tests.conftest import read_packed, read_tensors
 from tests.training.conftest import Folders
+from tests.training.folders import GPTQ4, RECIPES, RTN8, compress_tiny
 
+ASYMMETRIC = '  - {layers: "*", method: rtn, bits: 4, group_size: 32, symmetric: false}\n'
 QUICK = TrainingSettings(length=32, batch=4, mask="anneal", learning_rate=2e-3, precision="float32")
 
 
@@ -36,14 +39,16 @@ def moved(folders: tuple[Path, Path], text: Path, out: Path, **given: Any) -> di
 
 
 @given(
-    st.integers(1, 5), st.integers(1, 4), st.sampled_from(["row", "quads", "2:4", "8:16"]), st.integers(0, 99)
+    st.integers(1, 5),
+    st.integers(1, 67),
+    st.sampled_from([None, 3, 4, 8, 12, 16]),
+    st.booleans(),
+    st.integers(0, 99),
 )
 def test_as_many_are_kept_in_each_group_and_they_are_the_largest(
-    rows: int, sixteens: int, form: str, seed: int
+    rows: int, inputs: int, window: int | None, streams: bool, seed: int
 ) -> None:
-    inputs = 16 * sixteens
-    m = int(form.rpartition(":")[2]) if ":" in form else 0
-    places = {"row": in_rows(inputs), "quads": in_quads(inputs)}.get(form, Places(m, (torch.arange(m),)))
+    places = grouped(inputs, window, streams)
     generator = torch.Generator().manual_seed(seed)
     score_OI = torch.rand(rows, inputs, generator=generator)
     mask_OI = torch.rand(rows, inputs, generator=generator) < 0.5
@@ -55,6 +60,82 @@ def test_as_many_are_kept_in_each_group_and_they_are_the_largest(
         assert torch.equal(old_Wc.sum(1), new_Wc.sum(1))
         least_W = score_Wc.masked_fill(~new_Wc, 2.0).amin(1)
         assert bool((score_Wc.masked_fill(new_Wc, -1.0).amax(1) <= least_W).all())
+    for start in range(0, inputs, window or inputs):
+        old_Ow, new_Ow = (each_OI[:, start : start + (window or inputs)] for each_OI in (mask_OI, new_OI))
+        assert torch.equal(old_Ow.sum(1), new_Ow.sum(1))
+    odd_I = torch.arange(inputs) // 4 % 2 == 1
+    if streams:
+        assert torch.equal(mask_OI[:, odd_I].sum(1), new_OI[:, odd_I].sum(1))
+
+
+PATTERNS = (
+    "1:4",
+    "2:4",
+    "4:8",
+    "8:16",
+    "12:16",
+    "3:5",
+    f"rows {'1,2,4,0,' * 15}2:4",
+    "block 4x4",
+    "block 1x6",
+    "row",
+)
+
+
+@given(st.sampled_from(PATTERNS), st.integers(0, 99))
+def test_the_pattern_is_read_from_the_mask(text: str, seed: int) -> None:
+    pattern = parse_pattern(text)
+    score_OI = torch.rand(61, 120, generator=torch.Generator().manual_seed(seed))
+    sparsity = pattern.sparsity if isinstance(pattern, NM | RowWindows) else 0.5
+    mask_OI = pattern.keep_largest(score_OI, sparsity)
+    places = places_in(mask_OI)
+    if isinstance(pattern, Block):
+        assert places is None
+    else:
+        assert places is not None
+        assert places.pattern == (pattern.m if isinstance(pattern, NM | RowWindows) else None)
+
+
+@given(st.sampled_from([0.03, 0.1, 0.3, 0.5, 0.7, 0.75, 0.9, 0.97]), st.integers(0, 99))
+def test_a_mask_of_no_pattern_is_not_taken_for_one(density: float, seed: int) -> None:
+    mask_OI = torch.rand(64, 128, generator=torch.Generator().manual_seed(seed)) < density
+    assert places_in(mask_OI) is not None
+    assert nm_of(mask_OI) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rounding"),
+    [
+        ("2:4", ""),
+        ("4:8", ""),
+        ("1:4", GPTQ4),
+        ("2:4", ASYMMETRIC),
+        ("block 4x4", ASYMMETRIC),
+        ("block 4x4", RTN8),
+    ],
+)
+def test_a_pattern_that_is_stored_in_another_form_is_kept(
+    pattern: str, rounding: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sparsity = ", sparsity: 0.5" if "block" in pattern else ""
+    prune = f'  - {{layers: "*", method: magnitude, pattern: "{pattern}"{sparsity}}}\n'
+    monkeypatch.setitem(RECIPES, "other form", prune + rounding)
+    parent, small = compress_tiny("other form", tmp_path, text)
+    packed = read_packed(small, read_manifest(small))
+    assert any(each.meta()["format"] == "bitmask" for each in packed.values())
+    record = moved((parent, small), text, tmp_path / "out")
+    new = read_packed(tmp_path / "out", read_manifest(tmp_path / "out"))
+    for name, each in packed.items():
+        if "block" in pattern:
+            assert torch.equal(new[name].mask(), each.mask())
+        elif not each.mask().all():
+            n, m = map(int, pattern.split(":"))
+            assert int(new[name].mask().unflatten(1, (-1, m)).sum(2).max()) <= n
+    if "block" in pattern:
+        assert any(note.startswith("ZEROS DO NOT MOVE") for note in record["notes"])
+    else:
+        assert record["moved"]["moved"] > 0
+        assert any("N:M" in note for note in record["notes"])
 
 
 @pytest.mark.parametrize(
